@@ -1,0 +1,56 @@
+//! The one error type of the kernels.
+
+/// What a kernel refuses, and why.
+///
+/// Every message says what was wrong and what was expected; positions are zero-based.
+///
+/// ```
+/// use mbflow_core::{Error, Matrix};
+///
+/// let error = Matrix::new(&[0.0; 5], 2, 3).unwrap_err();
+/// assert!(matches!(error, Error::InvalidArgument { name: "features", .. }));
+/// assert_eq!(error.to_string(), "features: expected 2 x 3 = 6 values, got 5");
+/// ```
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument is out of its range or does not fit the others.
+    #[error("{name}: {message}")]
+    InvalidArgument {
+        /// The argument, as the caller knows it.
+        name: &'static str,
+        /// What was expected and what came.
+        message: String,
+    },
+    /// A value cannot be used: NaN, infinite, or so large that squared distances overflow.
+    #[error("row {row}, column {column}: {value} {reason}")]
+    BadValue {
+        /// The first row (lowest number) with such a value.
+        row: usize,
+        /// The first such column of that row.
+        column: usize,
+        /// The value itself.
+        value: f32,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The caller asked the kernel to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// The machine refuses: worker threads could not be started.
+    #[error(
+        "cannot start {threads} worker threads: {reason}; use fewer (MBFLOW_NUM_THREADS or set_num_threads)"
+    )]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// What the operating system said.
+        reason: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn argument(name: &'static str, message: impl Into<String>) -> Self {
+        Self::InvalidArgument { name, message: message.into() }
+    }
+}

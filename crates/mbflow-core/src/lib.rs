@@ -1,0 +1,43 @@
+//! The kernels of mbflow: they take checked parameters and slices, and return vectors.
+//!
+//! This crate knows no Arrow, no Python and no files; it reads no clock, and no environment outside `exec`. Every kernel
+//! gives the same bits for the same seed, on every machine and for any number of threads.
+//!
+//! ```
+//! use mbflow_core::{Exec, HashGraph, Matrix};
+//!
+//! let rows = [0.0, 0.1, 5.0, 5.2];
+//! let graph = HashGraph::new(1).build(&Exec::new()?, &Matrix::new(&rows, 4, 1)?)?;
+//! assert_eq!(graph.neighbours.view().values(), [1, 0, 3, 2]);
+//! # Ok::<(), mbflow_core::Error>(())
+//! ```
+
+#![warn(missing_docs)]
+#![deny(unsafe_code)]
+
+mod distance;
+mod error;
+mod exec;
+mod hash_graph;
+mod matrix;
+mod normal;
+mod packed;
+mod projection;
+mod ragged;
+mod seed;
+#[expect(
+    unsafe_code,
+    reason = "calls into functions that are compiled for more than the baseline instruction set"
+)]
+mod simd;
+mod top_k;
+
+pub use distance::squared_distance;
+pub use error::Error;
+pub use exec::{Cancel, Exec, WORKER_NAME, set_threads, threads};
+pub use hash_graph::{Family, Graph, HashGraph, HashGraphStats};
+pub use matrix::Matrix;
+pub use projection::{Directions, Projection};
+pub use ragged::{Ragged, RaggedVec};
+pub use seed::{Seed, philox4x32, stream};
+pub use simd::Simd;

@@ -1,0 +1,58 @@
+//! The Python module `mbflow._native`: it translates, the core computes.
+//!
+//! Signatures and their documentation for users stand in `python/mbflow/_native.pyi`.
+
+mod arrow;
+mod checksum;
+mod enter;
+mod error;
+mod hash_graph;
+mod projection;
+mod random;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = false)]
+mod _native {
+    use pyo3::prelude::*;
+    use pyo3::types::PyDict;
+
+    #[pymodule_export]
+    use crate::checksum::{xxh3_128, xxh3_128_file};
+    #[pymodule_export]
+    use crate::enter::_panic;
+    #[pymodule_export]
+    use crate::hash_graph::hash_graph;
+    #[pymodule_export]
+    use crate::projection::{p_stable_codes, project, sign_codes};
+    #[pymodule_export]
+    use crate::random::{permutation, random_integers, random_normal, random_u64};
+
+    #[pymodule_export]
+    #[expect(non_upper_case_globals, reason = "the name that Python gives to a module's version")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    /// Describe this build and what it runs on.
+    #[pyfunction]
+    fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+        let info = PyDict::new(py);
+        info.set_item("version", __version__)?;
+        info.set_item("profile", if cfg!(debug_assertions) { "debug" } else { "release" })?;
+        info.set_item("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?;
+        info.set_item("features", mbflow_core::Simd::detect().name())?;
+        info.set_item("threads", mbflow_core::threads())?;
+        Ok(info)
+    }
+
+    /// Set the number of threads that kernels use from now on.
+    #[pyfunction]
+    fn set_num_threads(n: usize) -> PyResult<()> {
+        mbflow_core::set_threads(n).map_err(|error| super::error::to_python(error, None))
+    }
+
+    /// Get the number of threads that kernels use.
+    #[pyfunction]
+    fn num_threads() -> usize {
+        mbflow_core::threads()
+    }
+}
