@@ -1,0 +1,171 @@
+"""What a step of the catalogue is, and what it is given when it runs.
+
+A step is a function of a context and its parameters that writes one output. Its entry says what it
+takes and gives, so that a pipeline is checked before anything runs. This module knows no domain.
+
+Example:
+    >>> from mbflow.flow.step import Catalogue
+    >>> Catalogue(()).names()
+    ()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pydantic import BaseModel
+
+    from mbflow.flow.dataset import Dataset, DatasetWriter
+    from mbflow.flow.engine import Engine
+    from mbflow.flow.source import Source
+
+__all__ = ["Catalogue", "Context", "Step"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One entry of the catalogue.
+
+    Attributes:
+        use: The name that pipelines give, such as `"select.keep"`.
+        version: Raised when the step's result changes, so that older outputs are not reused.
+        function: Called with a `Context` and an instance of `parameters`.
+        parameters: The pydantic model of `with:`; its field descriptions are the documentation.
+        takes: The kind of each input in order: `"rows"` is a source, others are what steps give.
+        gives: The kind of the output.
+        summary: One line for `mbflow steps`.
+        source: Whether the step also reads the rows of the one source upstream of its inputs
+            (`Context.source`), without naming it in `from`.
+        label: Whether the sources upstream must name their class column.
+        extra: The extra of mbflow that the step needs beyond the base, or None.
+        modules: What that extra must make importable; looked for before anything runs.
+        estimate: From the parameters and the rows and bytes that come in, the rows that go out and
+            the memory at the peak in bytes, for `mbflow plan`.
+
+    Example:
+        >>> from mbflow.steps import CATALOGUE
+        >>> CATALOGUE["select.keep"].takes
+        ('scores',)
+    """
+
+    use: str
+    version: int
+    function: Callable[[Context, Any], None]
+    parameters: type[BaseModel]
+    takes: tuple[str, ...]
+    gives: str
+    summary: str
+    source: bool = False
+    label: bool = False
+    extra: str | None = None
+    modules: tuple[str, ...] = ()
+    estimate: Callable[[Any, int, int], tuple[int, int]] | None = None
+
+
+class Catalogue:
+    """The steps that pipelines can use, by name.
+
+    Example:
+        >>> from mbflow.steps import CATALOGUE
+        >>> "select.hash_graph" in CATALOGUE
+        True
+    """
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self._steps: dict[str, Step] = {}
+        for step in steps:
+            if step.use in self._steps:
+                raise ValueError(f"the step name `{step.use}` is taken twice")
+            self._steps[step.use] = step
+
+    def __contains__(self, use: object) -> bool:
+        return use in self._steps
+
+    def __getitem__(self, use: str) -> Step:
+        return self._steps[use]
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self._steps.values())
+
+    def names(self) -> tuple[str, ...]:
+        """The names of all steps, in the order of the catalogue."""
+        return tuple(self._steps)
+
+    def with_steps(self, steps: Iterable[Step]) -> Catalogue:
+        """A catalogue that has these steps too."""
+        return Catalogue([*self._steps.values(), *steps])
+
+
+@dataclass(slots=True)
+class Context:
+    """What a running step sees of the world: inputs, output, seed, progress and the engine.
+
+    Attributes:
+        step: The step's name in the pipeline.
+        seed: The seed for all its draws.
+        threads: How many threads it may use.
+        inputs: A `Source` or a `Dataset` for each name in `from`, in order.
+        source: The one source upstream, for steps that ask for it.
+        engine: Runs `map`.
+
+    Example:
+        A step that counts rows, as `CONTRIBUTING.md` explains it:
+
+        >>> def count_rows(context, parameters):
+        ...     rows = context.inputs[0].table()
+        ...     context.note(f"{rows.num_rows} rows")
+        ...     context.write(rows.group_by([]).aggregate([([], "count_all")]))
+    """
+
+    step: str
+    seed: int
+    threads: int
+    inputs: tuple[Source | Dataset, ...]
+    source: Source | None
+    engine: Engine
+    writer: DatasetWriter
+    report_progress: Callable[[int, int | None, str, str], None]
+    check: Callable[[], None]
+    notes: list[str] = field(default_factory=list)
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    charts: list[dict[str, Any]] = field(default_factory=list)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, rows: pa.Table | pa.RecordBatch) -> None:
+        """Append rows to the step's output; all calls must have the same schema."""
+        self.check()
+        self.writer.write(rows)
+
+    def note(self, text: str) -> None:
+        """Say something to people: it stands in the manifest and in the report."""
+        self.notes.append(text)
+
+    def table(self, title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+        """Publish a small table of plain values for the terminal and the report."""
+        self.tables.append(
+            {"title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
+        )
+
+    def chart(
+        self, title: str, *, ylabel: str, groups: list[str], series: list[dict[str, Any]]
+    ) -> None:
+        """Publish a chart for the report: each series has `name`, `mean` and `sd` by group."""
+        self.charts.append({"title": title, "ylabel": ylabel, "groups": groups, "series": series})
+
+    def progress(self, done: int, total: int | None, unit: str, text: str = "") -> None:
+        """Say how far the step is; also the point where an interrupted run stops."""
+        self.check()
+        self.report_progress(done, total, unit, text)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Apply a module-level function to plain items on the engine; results come in order."""
+        for result in self.engine.map(function, items):
+            self.check()
+            yield result
