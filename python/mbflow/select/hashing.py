@@ -1,0 +1,219 @@
+"""The neighbour graph by hashing, and how near it comes to the exact one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mbflow import _native
+from mbflow.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = ["Graph", "exact_recall", "hash_graph", "kth_distances"]
+
+_STREAM_RECALL = 0x5E1_00003
+_BLOCK_VALUES = 32_000_000  # distances held at once
+_SPARE = 16  # candidates beyond k that are measured again in float64
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A directed neighbour graph as a ragged array.
+
+    Attributes:
+        offsets: int64 of shape (rows + 1,); row i's neighbours are `neighbours[offsets[i] :
+            offsets[i + 1]]`.
+        neighbours: int32 of shape (edges,), nearest first, ties to the lower row number.
+        distances: float32 of shape (edges,), Euclidean.
+        stats: How the graph came about, as the kernel counted it.
+
+    Example:
+        >>> import numpy as np
+        >>> from mbflow.select import Graph
+        >>> offsets, neighbours = np.array([0, 1, 2]), np.array([1, 0], np.int32)
+        >>> graph = Graph(offsets, neighbours, np.ones(2, np.float32), {})
+        >>> graph.rows, graph.edges
+        (2, 2)
+    """
+
+    offsets: NDArray[np.int64]
+    neighbours: NDArray[np.int32]
+    distances: NDArray[np.float32]
+    stats: Mapping[str, Any]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.offsets) - 1
+
+    @property
+    def edges(self) -> int:
+        """Number of edges."""
+        return len(self.neighbours)
+
+
+def hash_graph(
+    features: Any,
+    *,
+    neighbours: int = 10,
+    bits: int | None = None,
+    family: Literal["sign", "p_stable"] = "sign",
+    width: float | None = None,
+    projections: Literal["gaussian", "sparse"] = "gaussian",
+    bucket_cap: int | None = None,
+    probes: int | None = None,
+    refinements: int | None = None,
+    seed: int = 0,
+) -> Graph:
+    """Nearest neighbours among the rows that random projections bring together.
+
+    Rows with like codes share a bucket; a bucket above the cap is split along new projections,
+    never thinned out. Each row is compared, by exact distance, with the rows of its own bucket and
+    of the buckets nearest to it, and the nearest are kept. The same seed gives the same graph for
+    any number of threads.
+
+    Args:
+        features: float32 of shape (rows, columns), finite.
+        neighbours: Neighbours of each row, fewer where there are not so many other rows.
+        bits: Length of the sign code; by default chosen from the number of rows.
+        family: "sign" (the side of random hyperplanes) or "p_stable" (quantised projections).
+        width: Bucket width of "p_stable" codes, in units of the features.
+        projections: "gaussian" or "sparse" random directions.
+        bucket_cap: The most rows in one bucket.
+        probes: Buckets that each row looks into; more find more true neighbours and take longer.
+        refinements: Rounds in which each row moves to the bucket whose mean is nearest to it.
+        seed: Key of the projections.
+
+    Returns:
+        The graph.
+
+    Raises:
+        InvalidArgumentError: An argument is out of range.
+        DataError: A feature is NaN or infinite.
+
+    Source:
+        Rustamov, Zaitouny, Zaki: Scalable Graph Attention-based Instance Selection via Mini-Batch
+        Sampling and Hierarchical Hashing (arXiv 2502.20293), single-level hashing graph.
+
+    Example:
+        >>> import numpy as np
+        >>> from mbflow.select import hash_graph
+        >>> graph = hash_graph(np.array([[0.0], [1.0], [3.0]], np.float32), neighbours=1)
+        >>> graph.neighbours
+        array([1, 0, 1], dtype=int32)
+    """
+    given = {
+        "bits": bits,
+        "width": width,
+        "bucket_cap": bucket_cap,
+        "probes": probes,
+        "refinements": refinements,
+    }
+    offsets, targets, distances, stats = _native.hash_graph(
+        features,
+        neighbours=neighbours,
+        family=family,
+        projections=projections,
+        seed=seed,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    return Graph(offsets, targets, distances, stats)
+
+
+def kth_distances(
+    features: NDArray[np.float32], rows: NDArray[np.int64], *, neighbours: int
+) -> NDArray[np.float64]:
+    """The exact distance from each of some rows to its k-th nearest other row.
+
+    Brute force in blocks, O(rows asked * rows * columns).
+
+    Args:
+        features: float32 of shape (n, columns).
+        rows: Row numbers to ask for.
+        neighbours: k, from 1 to n - 1.
+
+    Returns:
+        float64 of the length of `rows`.
+
+    Example:
+        >>> import numpy as np
+        >>> from mbflow.select import kth_distances
+        >>> kth_distances(np.array([[0.0], [1.0], [3.0]], np.float32), np.array([2]), neighbours=1)
+        array([2.])
+    """
+    count = len(features)
+    if not 1 <= neighbours < count:
+        raise InvalidArgumentError(f"neighbours is {neighbours}; expected 1 to {count - 1}")
+    # Distances do not change when the data is moved; about the mean, the short form below, which
+    # subtracts squares, loses the least.
+    centred = features - features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    squares = np.einsum("ij,ij->i", centred, centred)
+    near = min(count - 1, neighbours + _SPARE)
+    result = np.empty(len(rows), dtype=np.float64)
+    step = min(256, max(1, _BLOCK_VALUES // count))
+    for start in range(0, len(rows), step):
+        asked = rows[start : start + step]
+        short = squares - 2.0 * (centred[asked] @ centred.T)
+        short[np.arange(len(asked)), asked] = np.inf
+        candidates = np.argpartition(short, near - 1, axis=1)[:, :near]
+        exact = _distances(features, asked, candidates)
+        result[start : start + step] = np.sort(exact, axis=1)[:, neighbours - 1]
+    return result
+
+
+def _distances(
+    features: NDArray[np.float32], rows: NDArray[np.int64], others: NDArray[np.integer[Any]]
+) -> NDArray[np.float64]:
+    gaps = features[others].astype(np.float64) - features[rows].astype(np.float64)[:, None, :]
+    return np.sqrt(np.einsum("ijk,ijk->ij", gaps, gaps))  # type: ignore[no-any-return]
+
+
+def exact_recall(
+    graph: Graph, features: NDArray[np.float32], *, sample: int = 1000, seed: int = 0
+) -> float:
+    """The share of true nearest neighbours that a graph found, on a sample of rows.
+
+    A neighbour is true where it is no further than the k-th nearest row, k being the number of
+    neighbours the row has in the graph; so ties count for whichever row was taken.
+
+    Args:
+        graph: The graph.
+        features: float32 of shape (rows, columns) that it was built from.
+        sample: Rows to check; all where there are fewer.
+        seed: Key of the sample.
+
+    Returns:
+        0 to 1; 1 for a graph without edges.
+
+    Raises:
+        InvalidArgumentError: Graph and features differ in rows.
+
+    Example:
+        >>> import numpy as np
+        >>> from mbflow.select import exact_recall, hash_graph
+        >>> features = np.arange(20, dtype=np.float32).reshape(-1, 1)
+        >>> exact_recall(hash_graph(features, neighbours=2), features)
+        1.0
+    """
+    if graph.rows != len(features):
+        raise InvalidArgumentError(
+            f"the graph has {graph.rows} rows and the features {len(features)}; expected the "
+            "features that the graph was built from"
+        )
+    drawn = np.sort(_native.permutation(seed, _STREAM_RECALL, graph.rows)[:sample])
+    degrees = np.diff(graph.offsets)[drawn]
+    found = total = 0
+    for degree in np.unique(degrees[degrees > 0]):
+        rows = drawn[degrees == degree]
+        limits = kth_distances(features, rows, neighbours=int(degree))
+        edges = graph.offsets[rows][:, None] + np.arange(degree)
+        measured = _distances(features, rows, graph.neighbours[edges])
+        found += int((measured <= limits[:, None] * (1 + 1e-9)).sum())
+        total += edges.size
+    return found / total if total else 1.0

@@ -1,0 +1,211 @@
+"""Counts and draws by class: quotas that add up, stratified samples, stratified splits."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mbflow import _native
+from mbflow.errors import InvalidArgumentError
+from mbflow.select.labels import Labels, encode_labels
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["kept_count", "quotas", "stratified_random", "stratified_split"]
+
+# Streams of the keyed generator; each use of randomness has its own, so no two share draws.
+_STREAM_RANDOM = 0x5E1_00001
+_STREAM_SPLIT = 0x5E1_00002
+
+
+def kept_count(rows: int, *, fraction: float | None = None, count: int | None = None) -> int:
+    """The number of rows to keep, from a fraction or a count.
+
+    Args:
+        rows: Rows there are.
+        fraction: Share of the rows, above 0 and at most 1; the count is `rows * fraction` to the
+            nearest whole number, halves up, and at least 1.
+        count: Rows to keep, 1 to `rows`; wins over `fraction`.
+
+    Returns:
+        The count, 1 to `rows`.
+
+    Raises:
+        InvalidArgumentError: Neither is given, or one is out of its range.
+
+    Example:
+        >>> from mbflow.select import kept_count
+        >>> kept_count(20_000, fraction=0.04)
+        800
+    """
+    if count is not None:
+        if isinstance(count, bool) or int(count) != count or not 1 <= count <= rows:
+            raise InvalidArgumentError(
+                f"count is {count}; expected a whole number from 1 to {rows}, the number of rows"
+            )
+        return int(count)
+    if fraction is None:
+        raise InvalidArgumentError("neither fraction nor count is given; give one of them")
+    if not 0.0 < fraction <= 1.0:
+        raise InvalidArgumentError(
+            f"fraction is {fraction}; expected a number above 0 and at most 1, such as 0.04"
+        )
+    return min(rows, max(1, math.floor(rows * fraction + 0.5)))
+
+
+def quotas(sizes: ArrayLike, count: int, *, power: float = 0.75) -> NDArray[np.int64]:
+    """Share `count` rows among classes in proportion to `size ** power`.
+
+    Each class gets at least 1 and at most its size. Where a share hits such a limit, the others
+    share the rest in proportion; shares are rounded by the largest remainder, ties to the lower
+    class. `power=1` is proportional, `power=0` gives equal quotas.
+
+    Args:
+        sizes: Rows of each class, shape (classes,); a class without rows gets none.
+        count: Rows to keep in all. Where it is below the number of classes each class gets 1, so
+            the sum is then larger than asked.
+        power: At least 0.
+
+    Returns:
+        int64 of shape (classes,); the sum is `max(count, classes with rows)`.
+
+    Raises:
+        InvalidArgumentError: `count` is not in 1 .. sum of sizes, a size or `power` is negative.
+
+    Example:
+        >>> from mbflow.select import quotas
+        >>> quotas([900, 90, 10], 100, power=1.0)
+        array([90,  9,  1])
+        >>> quotas([900, 90, 10], 100, power=0.0)
+        array([45, 45, 10])
+    """
+    rows = np.asarray(sizes, dtype=np.int64)
+    if rows.ndim != 1 or (rows < 0).any():
+        raise InvalidArgumentError("sizes must be one dimension of counts, none negative")
+    if not 1 <= count <= rows.sum():
+        raise InvalidArgumentError(
+            f"count is {count}; expected 1 to {rows.sum()}, the sum of sizes"
+        )
+    if not (power >= 0.0 and math.isfinite(power)):
+        raise InvalidArgumentError(f"power is {power}; expected a number of at least 0")
+    used = rows > 0
+    lower = used.astype(np.float64)
+    upper = rows.astype(np.float64)
+    total = max(int(count), int(used.sum()))
+    weights = np.where(used, upper, 1.0) ** power * lower
+    exact = np.clip(_level(weights, lower, upper, total) * weights, lower, upper)
+    # A share that is a whole number but for rounding noise must not lose a row to its floor.
+    floors = np.floor(exact + 1e-9)
+    result = floors.astype(np.int64)
+    missing = total - int(result.sum())
+    remainders = np.round(np.where(floors < upper, exact - floors, -1.0), 9)
+    result[np.argsort(-remainders, kind="stable")[:missing]] += 1
+    return result
+
+
+def _level(
+    weights: NDArray[np.float64],
+    lower: NDArray[np.float64],
+    upper: NDArray[np.float64],
+    total: int,
+) -> float:
+    """The factor at which the clipped shares add up to `total`: a rising, piecewise linear sum."""
+    used = weights > 0.0
+    weights, lower, upper = weights[used], lower[used], upper[used]
+    knots = np.unique(np.concatenate([lower / weights, upper / weights]))
+
+    def sum_at(index: int) -> Any:
+        return np.clip(knots[index] * weights, lower, upper).sum()
+
+    after = bisect.bisect_left(range(len(knots)), total, key=sum_at)
+    if after == 0:
+        return float(knots[0])
+    if after == len(knots):
+        return float(knots[-1])
+    start, end = float(knots[after - 1]), float(knots[after])
+    below, above = float(sum_at(after - 1)), float(sum_at(after))
+    return start + (total - below) / (above - below) * (end - start)
+
+
+def stratified_random(
+    labels: Any, *, fraction: float | None = None, count: int | None = None, seed: int = 0
+) -> NDArray[np.int64]:
+    """A random sample with the class mixture of the whole, and at least one row of each class.
+
+    Args:
+        labels: Class label of each row (see `encode_labels`).
+        fraction: Share of the rows to draw.
+        count: Rows to draw; wins over `fraction`.
+        seed: Key of the draw.
+
+    Returns:
+        Row numbers, int64, ascending.
+
+    Raises:
+        InvalidArgumentError: `fraction` or `count` is out of range.
+        DataError: A label is missing.
+
+    Example:
+        >>> from mbflow.select import stratified_random
+        >>> rows = stratified_random(["a"] * 90 + ["b"] * 10, count=10)
+        >>> len(rows), int((rows >= 90).sum())
+        (10, 1)
+    """
+    encoded = encode_labels(labels)
+    wanted = kept_count(len(encoded.codes), fraction=fraction, count=count)
+    shares = quotas(encoded.sizes, wanted, power=1.0)
+    drawn = [
+        rows[:share]
+        for rows, share in zip(_shuffled(encoded, seed, _STREAM_RANDOM), shares, strict=True)
+    ]
+    return np.sort(np.concatenate(drawn))
+
+
+def stratified_split(
+    labels: Any, *, test_fraction: float = 0.2, seed: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split the rows in two, each class in the same proportion.
+
+    Of a class of n rows, `n * test_fraction` to the nearest whole number go to the test part,
+    halves up, and at least one stays in the training part.
+
+    Args:
+        labels: Class label of each row (see `encode_labels`).
+        test_fraction: Share of the test part, at least 0 and below 1.
+        seed: Key of the draw.
+
+    Returns:
+        Row numbers of the training and of the test part, int64, ascending, disjoint.
+
+    Raises:
+        InvalidArgumentError: `test_fraction` is out of range.
+        DataError: A label is missing.
+
+    Example:
+        >>> from mbflow.select import stratified_split
+        >>> train, test = stratified_split(["a"] * 10 + ["b"], test_fraction=0.2)
+        >>> len(train), len(test), 10 in train
+        (9, 2, True)
+    """
+    if not 0.0 <= test_fraction < 1.0:
+        raise InvalidArgumentError(
+            f"test_fraction is {test_fraction}; expected at least 0 and below 1, such as 0.2"
+        )
+    encoded = encode_labels(labels)
+    train, test = [], []
+    for rows in _shuffled(encoded, seed, _STREAM_SPLIT):
+        cut = min(math.floor(len(rows) * test_fraction + 0.5), len(rows) - 1)
+        test.append(rows[:cut])
+        train.append(rows[cut:])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
+
+
+def _shuffled(labels: Labels, seed: int, stream: int) -> list[NDArray[np.int64]]:
+    """The rows of each class, in the order of one keyed permutation of all rows."""
+    order = _native.permutation(seed, stream, len(labels.codes))
+    by_class = order[np.argsort(labels.codes[order], kind="stable")]
+    return np.split(by_class, np.cumsum(labels.sizes)[:-1])
