@@ -1,0 +1,1 @@
+"""Benchmarks: each measures mbflow and its peers in one run and reports ratios."""

@@ -1,0 +1,218 @@
+"""Grouped bar charts as SVG text that stands inside an HTML page and takes its colours from there.
+
+Colours in the SVG are CSS variables (`--ink`, `--faint`, `--grid`, `--series-1` and so on), so that
+one drawing serves a light and a dark page. The same chart gives the same text, byte for byte.
+
+Example:
+    >>> from mbflow.chart import bars
+    >>> svg = bars({"groups": ["a"], "series": [{"name": "x", "mean": [0.5]}]}, salt="c1")
+    >>> svg.startswith("<svg"), "var(--series-1)" in svg
+    (True, True)
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["SERIES_COLOURS", "bars", "series_names"]
+
+SERIES_COLOURS = 6
+"""Series that have a colour of their own; further ones start again with the first."""
+
+# Colours that stand for a CSS variable while matplotlib draws. No chart uses them otherwise.
+_VARIABLES = {"#fe0001": "--ink", "#fe0002": "--faint", "#fe0003": "--grid"} | {
+    f"#fe001{number}": f"--series-{number}" for number in range(1, SERIES_COLOURS + 1)
+}
+_INK, _FAINT, _GRID = "#fe0001", "#fe0002", "#fe0003"
+_LABELLED_BARS = 18
+_WIDTH, _HEIGHT = 8.6, 3.3
+
+
+def series_names(chart: Mapping[str, Any]) -> list[str]:
+    """The names of a chart's series in the order of their colours, for a legend in HTML.
+
+    Example:
+        >>> from mbflow.chart import series_names
+        >>> series_names({"series": [{"name": "all rows"}, {}]})
+        ['all rows', 'series 2']
+    """
+    series = chart.get("series") or []
+    return [str(one.get("name", f"series {number}")) for number, one in enumerate(series, 1)]
+
+
+def bars(chart: Mapping[str, Any], *, salt: str) -> str:
+    """Draw one bar for each group and series, from zero, with its standard deviation as a whisker.
+
+    Args:
+        chart: `groups` (names), `series` (each with `name`, `mean` and `sd`, one number a group;
+            None where there is none), `ylabel`.
+        salt: Set before every id in the SVG, so that several charts fit in one page.
+
+    Returns:
+        An `<svg>` element without a legend; see `series_names`.
+
+    Raises:
+        ValueError: There is nothing to draw.
+
+    Example:
+        >>> from mbflow.chart import bars
+        >>> chart = {"groups": ["1-NN"], "series": [{"name": "all", "mean": [0.9], "sd": [0.01]}]}
+        >>> bars(chart, salt="a") == bars(chart, salt="a")
+        True
+    """
+    groups = [str(group) for group in chart.get("groups") or []]
+    series = list(chart.get("series") or [])
+    heights = [_numbers(one.get("mean"), len(groups)) for one in series]
+    spreads = [_numbers(one.get("sd"), len(groups)) for one in series]
+    drawn = [number for row in heights for number in row if not math.isnan(number)]
+    if not drawn:
+        raise ValueError("the chart has no numbers; expected `groups` and `series` with `mean`")
+    return _draw(groups, heights, spreads, str(chart.get("ylabel") or ""), salt)
+
+
+def _numbers(values: object, length: int) -> list[float]:
+    """One float for each group; NaN where there is no finite number."""
+    given = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
+    result = []
+    for value in given[:length]:
+        usable = isinstance(value, int | float) and not isinstance(value, bool)
+        usable = usable and abs(value) < 1e300  # False for NaN and infinities too
+        result.append(float(value) if usable else math.nan)
+    return result + [math.nan] * (length - len(result))
+
+
+def _draw(
+    groups: list[str],
+    heights: list[list[float]],
+    spreads: list[list[float]],
+    ylabel: str,
+    salt: str,
+) -> str:
+    # Imported here: matplotlib takes half a second, and runs without a chart need none of it.
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    # The figure is made without pyplot, so no global figure or backend is touched.
+    style: Any = {
+        "svg.hashsalt": salt,
+        "svg.fonttype": "none",
+        "font.size": 10.5,
+        "text.usetex": False,
+        "text.parse_math": False,  # a name in data may hold a `$`
+    }
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), facecolor="none", layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot(facecolor="none")
+        width = 0.8 / len(heights)
+        labelled = len(groups) * len(heights) <= _LABELLED_BARS
+        low, high = _limits(heights, spreads)
+        for index, (row, spread) in enumerate(zip(heights, spreads, strict=True)):
+            places = [
+                group + (index - (len(heights) - 1) / 2) * width for group in range(len(groups))
+            ]
+            colour = f"#fe001{index % SERIES_COLOURS + 1}"
+            axes.bar(places, row, width=width * 0.86, color=colour, linewidth=0)
+            _whiskers(axes, places, row, spread)
+            if labelled:
+                _labels(axes, places, row, spread, (high - low) * 0.018)
+        axes.set_ylim(low, high)
+        axes.set_xlim(-0.55, len(groups) - 0.45)
+        axes.set_xticks(range(len(groups)), [_plain(_short(name, len(groups))) for name in groups])
+        axes.set_ylabel(_plain(ylabel), color=_FAINT, labelpad=8)
+        axes.tick_params(axis="x", length=0, colors=_INK, pad=6)
+        axes.tick_params(axis="y", length=0, colors=_FAINT)
+        axes.grid(visible=True, axis="y", color=_GRID, linewidth=1)
+        axes.set_axisbelow(True)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        axes.spines["bottom"].set_color(_FAINT)
+        if low < 0:
+            axes.axhline(0, color=_FAINT, linewidth=0.8)
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        with warnings.catch_warnings():
+            # Letters that matplotlib's font lacks are drawn by the reader's browser.
+            warnings.simplefilter("ignore")
+            figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
+    return _inline(buffer.getvalue(), salt)
+
+
+def _limits(heights: list[list[float]], spreads: list[list[float]]) -> tuple[float, float]:
+    """The y axis always holds zero, since a bar's length is its value; shares end at one."""
+    pairs = [
+        (height, 0.0 if math.isnan(spread) else abs(spread))
+        for row, others in zip(heights, spreads, strict=True)
+        for height, spread in zip(row, others, strict=True)
+        if not math.isnan(height)
+    ]
+    low = min(0.0, *(height - spread for height, spread in pairs))
+    high = max(0.0, *(height + spread for height, spread in pairs))
+    if low == 0 and 0.5 < high <= 1:
+        return 0.0, 1.08
+    room = (high - low or 1.0) * 0.12
+    return (low - room if low < 0 else 0.0), high + room
+
+
+def _whiskers(axes: Any, places: list[float], row: list[float], spread: list[float]) -> None:
+    shown = [i for i, sd in enumerate(spread) if not (math.isnan(sd) or math.isnan(row[i]))]
+    axes.errorbar(
+        [places[i] for i in shown],
+        [row[i] for i in shown],
+        yerr=[abs(spread[i]) for i in shown],
+        fmt="none",
+        ecolor=_INK,
+        elinewidth=1.1,
+        capsize=2.6,
+        capthick=1.1,
+    )
+
+
+def _labels(
+    axes: Any, places: list[float], row: list[float], spread: list[float], gap: float
+) -> None:
+    for place, height, sd in zip(places, row, spread, strict=True):
+        if math.isnan(height):
+            continue
+        reach = 0.0 if math.isnan(sd) else abs(sd)
+        up = height >= 0
+        axes.text(
+            place,
+            height + (reach + gap) * (1 if up else -1),
+            f"{height:.3f}" if abs(height) < 10 else f"{height:,.4g}",
+            ha="center",
+            va="bottom" if up else "top",
+            color=_INK,
+            fontsize=9.5,
+        )
+
+
+def _short(name: str, groups: int) -> str:
+    """A name that leaves room for its neighbours."""
+    room = max(6, 96 // max(1, groups))
+    return name if len(name) <= room else name[: room - 1] + "…"
+
+
+def _plain(text: str) -> str:
+    """Text without control characters, which XML cannot hold."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _inline(svg: str, salt: str) -> str:
+    """The `<svg>` element alone, with CSS variables for colours and ids of its own."""
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<defs>\s*<style.*?</defs>\s*", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'\bid="', f'id="{salt}-', svg)
+    svg = re.sub(r'(xlink:href="|url\()#', rf"\1#{salt}-", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return re.sub(r" font-family: [^;\"]*;", "", svg)  # the page sets the font

@@ -1,0 +1,417 @@
+"""The command line: arguments in, calls out. Data goes to stdout, all for people to stderr.
+
+Exit codes: 0 done, 1 defect, 2 pipeline or arguments, 3 data, 4 resources, 5 interrupted.
+
+Example:
+    >>> from mbflow.cli import main
+    >>> main(["validate", "no-such.yaml"])
+    2
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mbflow.errors import InterruptedRunError, MbflowError, PipelineError
+
+__all__ = ["main"]
+
+# Its base is what all wrong arguments raise; typer does not export it under a name.
+USAGE_ERROR: Any = typer.BadParameter.__base__
+
+app = typer.Typer(
+    name="mbflow",
+    help="Mini-batches for training, from Parquet: pipelines that select, pack and sample.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+PipelineFile = Annotated[Path, typer.Argument(help="The pipeline's YAML file.", metavar="FILE")]
+RunPath = Annotated[
+    Path, typer.Argument(help="A run folder, or a folder that holds just one.", metavar="RUN")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a value: PATH=VALUE. Repeatable.", metavar="PATH=VALUE"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
+    from mbflow.progress import table
+
+    typer.echo(table(columns, rows, title=title))
+
+
+def _load(file: Path, assignments: list[str] | None) -> Any:
+    from mbflow.steps import load
+
+    return load(file, assignments=assignments or ())
+
+
+@app.command(epilog="Example: mbflow run pipelines/select.yaml --set vars.keep=0.1")
+def run(
+    file: PipelineFile,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Run a pipeline, or go on with it: only what is missing is done."""
+    from mbflow import steps
+    from mbflow.progress import listener
+    from mbflow.report import write_report
+
+    pipeline = _load(file, assignments)
+    with listener(sys.stderr) as progress:
+        result = steps.run(pipeline, listeners=[progress], reporter=write_report)
+    report = result.folder / "report.html"
+    tables = [
+        {"step": name, **table}
+        for name, output in result.outputs.items()
+        for table in output.manifest["tables"]
+    ]
+    if as_json:
+        _print_json(
+            {
+                "folder": str(result.folder),
+                "report": str(report),
+                "seconds": round(result.seconds, 3),
+                "ran": result.ran,
+                "kept": result.kept,
+                "outputs": {
+                    name: {
+                        "path": str(output.folder),
+                        "rows": output.manifest["rows"],
+                        "fingerprint": output.manifest["fingerprint"],
+                    }
+                    for name, output in result.outputs.items()
+                },
+                "tables": tables,
+            }
+        )
+        return
+    _print_results(tables)
+    typer.echo(f"run folder  {result.folder}")
+    typer.echo(f"report      {report}")
+
+
+def _print_results(tables: list[dict[str, Any]]) -> None:
+    """Results on the terminal; how each column was treated stands in the report only."""
+    for table in tables:
+        if not table["title"].startswith("Columns "):
+            _print_table(table["columns"], table["rows"], table["title"])
+            typer.echo("")
+
+
+@app.command(epilog="Example: mbflow plan pipelines/select.yaml")
+def plan(
+    file: PipelineFile,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a run would do: steps, reasons, rows, bytes and memory. Writes nothing."""
+    from mbflow.flow.preview import preview
+    from mbflow.progress import table
+
+    pipeline = _load(file, assignments)
+    found = preview(pipeline)
+    if as_json:
+        _print_json(found)
+        return
+    from mbflow.display import size as size_text
+
+    typer.echo(
+        table(
+            ["source", "files", "rows", "on disk", "columns"],
+            [
+                [s["name"], s["files"], s["rows"], size_text(s["bytes"]), s["columns"]]
+                for s in found["sources"]
+            ],
+            title="Sources",
+        )
+    )
+    typer.echo("")
+    typer.echo(
+        table(
+            ["step", "use", "from", "would", "because", "rows out", "memory"],
+            [
+                [
+                    s["name"], s["use"], ", ".join(s["from"]), s["action"], s["reason"],
+                    s["rows"], size_text(s["memory"]),
+                ]
+                for s in found["steps"]
+            ],
+            title="Steps (rows out and memory are estimates for steps that would run)",
+        )
+    )  # fmt: skip
+    typer.echo(f"\nrun folder  {found['folder']}")
+
+
+@app.command(epilog="Example: mbflow validate pipelines/*.yaml")
+def validate(
+    files: Annotated[list[Path], typer.Argument(help="Pipeline files.", metavar="FILE...")],
+    assignments: Assignments = None,
+) -> None:
+    """Check pipeline files without touching data; all problems at once, with line and column."""
+    problems: list[str] = []
+    for file in files:
+        try:
+            pipeline = _load(file, assignments)
+        except PipelineError as error:
+            problems += error.problems
+        else:
+            typer.echo(f"{file}: valid ({len(pipeline.steps)} steps)")
+    if problems:
+        raise PipelineError(problems)
+
+
+@app.command(epilog="Example: mbflow verify runs/select-letters")
+def verify(
+    run: RunPath,
+    as_json: Json = False,
+) -> None:
+    """Read everything in a run folder and its sources again and compare with the checksums."""
+    from mbflow.errors import DataError
+    from mbflow.flow.folder import find
+    from mbflow.flow.folder import verify as check
+
+    folder = find(run)
+    looked, problems = check(folder, on_look=lambda name: _say(f"checking {name}"))
+    if as_json:
+        _print_json({"folder": str(folder.path), "files": looked, "problems": problems})
+    elif not problems:
+        typer.echo(f"{folder.path}: {looked} files checked, all sound")
+    if problems:
+        raise DataError(
+            "\n".join(
+                [
+                    *problems,
+                    (
+                        f"{len(problems)} of {looked} files are damaged or gone"
+                        "; `mbflow run` makes damaged outputs again"
+                    ),
+                ]
+            )
+        )
+
+
+@app.command(epilog="Example: mbflow show pipelines/select.yaml --resolved")
+def show(
+    target: Annotated[Path, typer.Argument(help="A pipeline file or a run folder.")],
+    assignments: Assignments = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="The whole pipeline with every default filled in.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a pipeline's steps, the resolved pipeline, or what a run folder holds."""
+    from mbflow.flow.preview import outline, resolved_text
+
+    if target.is_dir():
+        _show_run(target, as_json=as_json)
+        return
+    pipeline = _load(target, assignments)
+    if resolved:
+        if as_json:
+            _print_json(pipeline.resolved)
+        else:
+            typer.echo(resolved_text(pipeline.resolved), nl=False)
+        return
+    columns, rows = outline(pipeline)
+    if as_json:
+        _print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        _print_table(columns, rows, f"{pipeline.name} ({target})")
+
+
+def _show_run(target: Path, *, as_json: bool) -> None:
+    from mbflow.errors import DataError
+    from mbflow.flow.dataset import Dataset
+    from mbflow.flow.folder import find
+
+    folder = find(target)
+    run = folder.read_run()
+    if run is None:
+        raise DataError(f"{folder.run_file}: missing or damaged; run the pipeline again")
+    columns = ["step", "use", "status", "rows", "bytes", "seconds"]
+    rows = [[name, *(step[key] for key in columns[1:])] for name, step in run["steps"].items()]
+    tables = []
+    for name, step in run["steps"].items():
+        if step["status"] in {"done", "kept"}:
+            tables += Dataset.open(folder.step(name)).manifest["tables"]
+    if as_json:
+        _print_json({"run": run, "tables": tables})
+        return
+    _print_table(columns, rows, f"{run['name']}: {run['status']} ({folder.path})")
+    typer.echo("")
+    _print_results(tables)
+
+
+@app.command(epilog="Example: mbflow steps select.keep")
+def steps(
+    name: Annotated[str | None, typer.Argument(help="A step, to see its parameters.")] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The whole catalogue as Markdown.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the steps that pipelines can use, or one step's parameters."""
+    from mbflow.flow.preview import catalogue_markdown, parameter_rows
+    from mbflow.steps import CATALOGUE
+
+    if markdown:
+        typer.echo(catalogue_markdown(CATALOGUE), nl=False)
+        return
+    if name is not None and name not in CATALOGUE:
+        from mbflow.flow.document import nearest
+
+        raise PipelineError(f"no step `{name}`; {nearest(name, CATALOGUE.names())}")
+    columns, rows, title = parameter_rows(CATALOGUE, name)
+    if as_json:
+        _print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        _print_table(columns, rows, title)
+
+
+@app.command(epilog="Example: mbflow schema > pipelines/schema.json")
+def schema() -> None:
+    """Print the JSON Schema of pipeline files, for editors."""
+    from mbflow.flow.spec import schema_text
+    from mbflow.steps import CATALOGUE
+
+    typer.echo(schema_text(CATALOGUE), nl=False)
+
+
+@app.command(epilog="Example: mbflow report runs/select-letters")
+def report(run: RunPath) -> None:
+    """Write report.html of a run folder again and print where it lies."""
+    from mbflow import _native
+    from mbflow.errors import DataError
+    from mbflow.flow.folder import find
+    from mbflow.report import write_report
+
+    with find(run).locked() as folder:
+        record = folder.read_run()
+        if record is None:
+            raise DataError(f"{folder.run_file}: missing or damaged; run the pipeline again")
+        path = write_report(folder.path)
+        record["report"] = {"file": path.name, "xxh3_128": _native.xxh3_128_file(str(path))}
+        folder.write_run(record)
+    typer.echo(str(path))
+
+
+@app.command(epilog="Example: mbflow bench select --repeats 5 --json > result.json")
+def bench(
+    subject: Annotated[str, typer.Argument(help="What to measure: select.")],
+    repeats: Annotated[
+        int, typer.Option(help="Interleaved repeats; medians are shown.", min=1)
+    ] = 3,
+    large: Annotated[
+        bool, typer.Option("--large", help="Also 1,000,000 rows; takes minutes.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure against peers in the same run, as times and ratios. Needs the extra `bench`."""
+    if subject != "select":
+        raise PipelineError(f"no benchmark `{subject}`; known: select")
+    from mbflow.bench import harness
+    from mbflow.bench import select as bench_select
+
+    environment = harness.environment()
+    records = bench_select.run(repeats=repeats, large=large, on_progress=_say)
+    if as_json:
+        _print_json({"environment": environment, "records": records})
+        return
+    columns = list(records[0])
+    _print_table(columns, [[record[key] for key in columns] for record in records], "bench select")
+    _say("  ".join(f"{key}: {value}" for key, value in environment.items()))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: As in `sys.argv[1:]`, which is the default.
+
+    Example:
+        >>> from mbflow.cli import main
+        >>> main(["steps", "no.such.step"])
+        2
+    """
+    command = arguments is None
+    if command:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _interrupt)
+    code = _guarded(sys.argv[1:] if arguments is None else list(arguments))
+    if command:
+        # After an interrupt the worker thread may still be inside a kernel; nobody waits for it.
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                continue
+        os._exit(code)
+    return code
+
+
+def _guarded(arguments: list[str]) -> int:
+    try:
+        result = app(arguments, standalone_mode=False, prog_name="mbflow")
+    except InterruptedRunError as error:
+        _say(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted")
+        return InterruptedRunError.exit_code
+    except PipelineError as error:
+        for problem in error.problems:
+            _say(problem)
+        return error.exit_code
+    except MbflowError as error:
+        _say(f"error: {error}")
+        return error.exit_code
+    except typer.Exit as error:
+        return error.exit_code
+    except USAGE_ERROR as error:
+        error.show(sys.stderr)
+        return PipelineError.exit_code
+    except BrokenPipeError:
+        # The reader of stdout has gone, as in `mbflow steps | head -1`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except OSError as error:
+        from mbflow.flow.run import refusal
+
+        refused = refusal(error, "")
+        _say(f"error: {refused}")
+        return refused.exit_code
+    except Exception as error:
+        if os.environ.get("MBFLOW_TRACEBACK"):
+            raise
+        _say(
+            f"error: a defect in mbflow: {type(error).__name__}: {error}; please report it with "
+            "what MBFLOW_TRACEBACK=1 in the environment prints"
+        )
+        return MbflowError.exit_code
+    return result if isinstance(result, int) else 0
