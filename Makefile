@@ -24,10 +24,10 @@ unexport PYTHONPATH PYTHONHOME CONDA_PREFIX
 .DEFAULT_GOAL := help
 # Two pips in one .venv disturb each other; cargo, torch and pytest use all cores by themselves.
 .NOTPARALLEL:
-.PHONY: help setup build demo test check bench wheel sdist clean
+.PHONY: help setup build demo test check bench generate wheel sdist clean
 
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: .venv/train ## Make .venv, install what the demo needs, build the extension (release mode)
 
@@ -53,6 +53,10 @@ check: .venv/dev $(EXTENSION) ## Check format, lints, types, the stub and the im
 
 bench: .venv/bench $(EXTENSION) ## Time the hashing graph against its peers
 	$(BIN)/mbflow bench select
+
+generate: build ## Write pipelines/schema.json and pipelines/steps.md again
+	$(BIN)/mbflow schema > pipelines/schema.json
+	$(BIN)/mbflow steps --markdown > pipelines/steps.md
 
 wheel: .venv/python ## Build dist/*.whl, one wheel for Python 3.11 and later
 	$(BIN)/maturin build --release --out dist

@@ -81,7 +81,7 @@ def make_data(folder: Path, rows: int = 1000) -> None:
 def tiny(folder: Path, *assignments: str, catalogue: Catalogue = CATALOGUE) -> Pipeline:
     """The tiny pipeline over the data in a folder."""
     text = TEXT.format(folder=folder)
-    return parse(text, "tiny.yaml", catalogue, assignments=assignments)
+    return parse(text, "tiny.yaml", catalogue=catalogue, assignments=assignments)
 
 
 def hashes(run: Path) -> dict[str, bytes]:

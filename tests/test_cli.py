@@ -43,7 +43,9 @@ def table(tmp_path: Path, blobs) -> Path:
     return path
 
 
-def call(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def call(
+    *arguments: str, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """The command as a process of its own, as a shell starts it."""
     return subprocess.run(
         [sys.executable, "-m", "mbflow", *arguments],
@@ -109,7 +111,9 @@ def test_plan_says_what_would_run_and_writes_nothing(root: Path, tmp_path: Path)
     assert "20000" in done.stdout or "20,000" in done.stdout
     assert not (tmp_path / "runs").exists()
     plan = json.loads(
-        call("plan", "pipelines/select.yaml", "--set", f"run.out={tmp_path}", "--json", cwd=root).stdout
+        call(
+            "plan", "pipelines/select.yaml", "--set", f"run.out={tmp_path}", "--json", cwd=root
+        ).stdout
     )
     assert [step["action"] for step in plan["steps"]] == ["run"] * 4
 
@@ -117,13 +121,17 @@ def test_plan_says_what_would_run_and_writes_nothing(root: Path, tmp_path: Path)
 def test_validate_prints_every_problem_with_its_place(root: Path, tmp_path: Path) -> None:
     good = (root / "pipelines" / "select.yaml").read_text()
     bad = tmp_path / "bad.yaml"
-    bad.write_text(good.replace("neighbours: 10", "neighbors: 10").replace("from: score", "from: scor"))
+    bad.write_text(
+        good.replace("neighbours: 10", "neighbors: 10").replace("from: score", "from: scor")
+    )
     done = call("validate", "pipelines/select.yaml", str(bad), cwd=root)
     assert done.returncode == 2
     assert done.stdout == "pipelines/select.yaml: valid (4 steps)\n"
     lines = done.stderr.splitlines()
     assert len(lines) == 2
-    assert re.match(rf"{re.escape(str(bad))}:\d+:\d+: unknown key `neighbors`; did you mean", lines[0])
+    assert re.match(
+        rf"{re.escape(str(bad))}:\d+:\d+: unknown key `neighbors`; did you mean", lines[0]
+    )
     assert "no source or step `scor`; did you mean `score`?" in lines[1]
 
 
@@ -206,7 +214,17 @@ def test_every_verb_has_a_help_with_an_example_that_parses(root: Path) -> None:
 
     group = typer.main.get_command(app)
     verbs = group.commands  # type: ignore[attr-defined]
-    assert set(verbs) == {"run", "plan", "validate", "verify", "show", "steps", "schema", "report", "bench"}
+    assert set(verbs) == {
+        "run",
+        "plan",
+        "validate",
+        "verify",
+        "show",
+        "steps",
+        "schema",
+        "report",
+        "bench",
+    }
     for name, command in verbs.items():
         assert command.epilog.startswith(f"Example: mbflow {name} ".rstrip()), name
         words = command.epilog.removeprefix("Example: mbflow ").partition(">")[0].split()
@@ -234,7 +252,9 @@ BAD_TABLES = {
 def test_bad_tables_say_what_and_where(root: Path, tmp_path: Path, name: str) -> None:
     columns, message = BAD_TABLES[name]
     path = tmp_path / "bad.parquet"
-    pq.write_table(pa.table({k: list(v) if isinstance(v, range) else v for k, v in columns.items()}), path)
+    pq.write_table(
+        pa.table({k: list(v) if isinstance(v, range) else v for k, v in columns.items()}), path
+    )
     done = call("run", "pipelines/select.yaml", "--set", f"vars.data={path}", "--set",
                 f"run.out={tmp_path}", *FAST, cwd=root)  # fmt: skip
     assert done.returncode in (2, 3), done.stderr

@@ -48,7 +48,9 @@ def own(folder: Path) -> list[Path]:
     """Malformed files of our own making, from one sound file."""
     sound = folder / "sound.parquet"
     pq.write_table(
-        pa.table({"x": list(range(2000)), "label": ["a", "b"] * 1000}), sound, write_page_checksum=True
+        pa.table({"x": list(range(2000)), "label": ["a", "b"] * 1000}),
+        sound,
+        write_page_checksum=True,
     )
     data = sound.read_bytes()
     footer = int.from_bytes(data[-8:-4], "little")
@@ -85,7 +87,9 @@ def test_a_malformed_file_in_a_pipeline_exits_with_3(
     monkeypatch.chdir(root)
     for path in own(tmp_path):
         given = ["--set", f"vars.data={path}", "--set", f"run.out={tmp_path}/runs"]
-        code = main(["run", "pipelines/smoke.yaml", "--set", "sources.rows.with.where=x < 500", *given])
+        code = main(
+            ["run", "pipelines/smoke.yaml", "--set", "sources.rows.with.where=x < 500", *given]
+        )
         error = capsys.readouterr().err
         assert code == 3, (path.name, error)
         assert str(path) in error

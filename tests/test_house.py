@@ -16,11 +16,11 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-import mbflow._native
 import pytest
 from packaging.requirements import Requirement
 
 import mbflow
+import mbflow._native
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = {".rs", ".py", ".pyi", ".cu"}

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from flows import hashes
 
+from flows import hashes
 from mbflow.flow.folder import find, verify
 
 KILLS = 50

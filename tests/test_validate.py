@@ -30,7 +30,7 @@ run: {out: runs}
 STEP_NAMES = "select.attention, select.evaluate, select.hash_graph, select.keep"
 NAME_RULE = "expected a name of lower-case letters, digits, - and _, starting with a letter, at most 64 long"
 GRAPH_KEYS = (
-    "bits, bucket_cap, family, max_categories, neighbours, probes, projections, scale, width"
+    "bits, bucket_cap, family, max_categories, neighbours, probes, projections, refinements, scale, width"
 )
 
 # (what is replaced, by what, the problems in the order of the file)
@@ -64,6 +64,16 @@ CASES: list[tuple[str, str, list[str]]] = [
     ("keep: 0.1", "keep: 2", ["11:58: expected at most 1.0, found 2"]),
     ("keep: 0.1", "keep: .nan", ["4:31: .nan is not a finite number"]),
     ("keep: 0.1", "keep: some", ["11:58: expected a number, found `some`"]),
+    (
+        "neighbours: 5",
+        "width: 2",
+        ["9:61: `width` is for `family: p_stable` only; leave it out"],
+    ),
+    (
+        'fraction: "${vars.keep}"',
+        "fraction: 0.1, count: 5",
+        ["11:70: expected `fraction` or `count`, found both"],
+    ),
     # keys
     (
         "seed: 7",
@@ -380,7 +390,7 @@ CASES: list[tuple[str, str, list[str]]] = [
 def test_wrong_file(old: str, new: str, expected: list[str]) -> None:
     assert old in GOOD
     with pytest.raises(PipelineError) as caught:
-        parse(GOOD.replace(old, new, 1), "p.yaml", CATALOGUE, environment={"HOME": "h"})
+        parse(GOOD.replace(old, new, 1), "p.yaml", catalogue=CATALOGUE, environment={"HOME": "h"})
     assert list(caught.value.problems) == [f"p.yaml:{line}" for line in expected]
 
 
@@ -408,7 +418,7 @@ def test_there_are_enough_cases() -> None:
 )
 def test_no_pipeline_at_all(text: str | bytes, expected: str) -> None:
     with pytest.raises(PipelineError) as caught:
-        parse(text, "p.yaml", CATALOGUE)
+        parse(text, "p.yaml", catalogue=CATALOGUE)
     assert caught.value.problems[0] == expected
 
 
@@ -437,7 +447,7 @@ def test_no_pipeline_at_all(text: str | bytes, expected: str) -> None:
 )
 def test_wrong_assignment(assignment: str, expected: str) -> None:
     with pytest.raises(PipelineError) as caught:
-        parse(GOOD, "p.yaml", CATALOGUE, assignments=[assignment])
+        parse(GOOD, "p.yaml", catalogue=CATALOGUE, assignments=[assignment])
     assert list(caught.value.problems) == [f"--set {assignment}: {expected}"]
 
 
@@ -447,7 +457,7 @@ def test_assignments_and_references_fill_in() -> None:
             "env: [HOME", "env: [LOW, HOME"
         ),
         "p.yaml",
-        CATALOGUE,
+        catalogue=CATALOGUE,
         assignments=[
             "vars.keep=0.5",
             "run.threads=3",
@@ -465,8 +475,8 @@ def test_assignments_and_references_fill_in() -> None:
 
 
 def test_resolved_text_loads_to_the_same_pipeline() -> None:
-    once = parse(GOOD, "p.yaml", CATALOGUE)
-    again = parse(resolved_text(once.resolved), "p.yaml", CATALOGUE)
+    once = parse(GOOD, "p.yaml", catalogue=CATALOGUE)
+    again = parse(resolved_text(once.resolved), "p.yaml", catalogue=CATALOGUE)
     assert again.resolved == once.resolved
     assert list(again.steps) == list(once.steps)
 
@@ -474,7 +484,12 @@ def test_resolved_text_loads_to_the_same_pipeline() -> None:
 def test_steps_run_after_their_inputs_whatever_the_order_of_the_file() -> None:
     lines = GOOD.splitlines(keepends=True)
     text = "".join(lines[:8] + list(reversed(lines[8:12])) + lines[12:])
-    assert list(parse(text, "p.yaml", CATALOGUE).steps) == ["graph", "score", "keep", "check"]
+    assert list(parse(text, "p.yaml", catalogue=CATALOGUE).steps) == [
+        "graph",
+        "score",
+        "keep",
+        "check",
+    ]
 
 
 PIECES = st.sampled_from(
@@ -498,7 +513,7 @@ def test_any_text_gives_problems_and_never_another_error(text: str) -> None:
     document = Document.parse(text, "p.yaml")
     assert document.data is not None or document.problems.found
     with pytest.raises(PipelineError) as caught:
-        parse(text, "p.yaml", CATALOGUE)
+        parse(text, "p.yaml", catalogue=CATALOGUE)
     assert all(line.startswith("p.yaml:") for line in caught.value.problems)
 
 
@@ -507,7 +522,7 @@ def test_any_text_gives_problems_and_never_another_error(text: str) -> None:
 def test_a_mutated_file_is_valid_or_has_placed_problems(at: int, drop: int, put: str) -> None:
     text = GOOD[:at] + put + GOOD[at + drop :]
     try:
-        parse(text, "p.yaml", CATALOGUE, environment={})
+        parse(text, "p.yaml", catalogue=CATALOGUE, environment={})
     except PipelineError as error:
         assert error.problems
         for line in error.problems:

@@ -1,7 +1,7 @@
 """Mini-batches for training, from Parquet: which rows matter, and how to bring them to the model.
 
-`mbflow.select` chooses the rows of a labelled data set that are worth training on; `mbflow.flow` runs whole
-pipelines from YAML. Both load when they are first used, so importing mbflow is quick.
+`mbflow.select` chooses the rows of a labelled data set that are worth training on; `mbflow.flow`
+runs whole pipelines from YAML. Both load when they are first used, so importing mbflow is quick.
 
 Example:
     >>> import mbflow
@@ -18,20 +18,23 @@ from mbflow._native import __version__, build_info, num_threads, set_num_threads
 if TYPE_CHECKING:
     from mbflow import errors, flow, select
     from mbflow.select import select_instances
+    from mbflow.steps import load, run
 
 __all__ = [
     "__version__",
     "build_info",
     "errors",
     "flow",
+    "load",
     "num_threads",
+    "run",
     "select",
     "select_instances",
     "set_num_threads",
 ]
 
 _MODULES = frozenset({"errors", "flow", "select"})
-_NAMES = {"select_instances": "mbflow.select"}
+_NAMES = {"load": "mbflow.steps", "run": "mbflow.steps", "select_instances": "mbflow.select"}
 
 
 def __getattr__(name: str) -> object:

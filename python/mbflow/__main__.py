@@ -1,12 +1,31 @@
-"""`python -m mbflow` is the command line.
+"""Where the command starts, before anything heavy is imported.
 
 Example:
-    >>> import importlib.util
-    >>> importlib.util.find_spec("mbflow.__main__") is not None
-    True
+    >>> from mbflow.__main__ import start
+    >>> start.__doc__
+    'Run the command line; Ctrl-C has its exit code from the first moment on.'
 """
 
-from mbflow.cli import main
+import os
+import signal
+import sys
+
+
+def _interrupted(*_: object) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(5)
+
+
+def start() -> None:
+    """Run the command line; Ctrl-C has its exit code from the first moment on."""
+    # While modules are imported there is nothing to put in order; later, main sees to it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupted)
+    from mbflow.cli import main
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(main())
+
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -7,7 +7,7 @@ them.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -166,8 +166,7 @@ def to_series(values: Any, *, name: str = "values") -> pl.Series:
         return values.alias(name)
     try:
         if _comes_from(values, "pandas", "Series") or _comes_from(values, "pandas", "Index"):
-            series = pl.from_pandas(values)
-            return series.alias(name)
+            return cast("pl.Series", pl.from_pandas(values)).alias(name)
         if isinstance(values, list | tuple):
             return pl.Series(name, _without_nan(list(values)), strict=True)
         if isinstance(values, np.ndarray):
@@ -181,7 +180,7 @@ def to_series(values: Any, *, name: str = "values") -> pl.Series:
         if isinstance(values, ArrowStreamExportable | ArrowArrayExportable) and not _is_table(
             values
         ):
-            return pl.Series(name, values)
+            return pl.Series(values).alias(name)
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InvalidArgumentError):
             raise

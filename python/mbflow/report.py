@@ -259,11 +259,19 @@ def _facts(
     aside = ", ".join(f"{number} {_STEP_STATUS[state]}" for state, number in others if number)
     facts.append(("Steps run", count(states.count("done")), aside or f"of {len(states)}"))
     threads = _whole(run.get("threads"))
-    facts.append(("Time", duration(run.get("seconds")), _counted(threads, "thread")))
+    spent = sum(map(_seconds, steps.values()))
+    aside = f", {duration(spent)} when the steps ran" if "kept" in states else ""
+    took = duration(run.get("seconds"))
+    facts.append(("Time", took, _counted(threads, "thread") + aside))
     written = sum(_whole(_mapping(step).get("bytes")) for step in steps.values())
     parts = sum(len(_sequence(manifest.get("files"))) for manifest in manifests.values())
     facts.append(("Output", size(written), _counted(parts, "file")))
     return facts
+
+
+def _seconds(step: object) -> float:
+    seconds = _mapping(step).get("seconds")
+    return seconds if isinstance(seconds, int | float) else 0.0
 
 
 def _counted(number: int, noun: str) -> str:
@@ -469,8 +477,21 @@ def _as_yaml(document: object) -> str:
     from ruamel.yaml import YAML
 
     yaml = YAML(pure=True)
-    yaml.default_flow_style = None  # lists and maps of single values stand on one line
     yaml.width = 100
     stream = StringIO()
-    yaml.dump(document, stream)
+    yaml.dump(_laid_out(document), stream)
     return stream.getvalue()
+
+
+def _laid_out(value: object) -> object:
+    """The same data with lists of single values on one line each."""
+    from ruamel.yaml.comments import CommentedSeq
+
+    if isinstance(value, dict):
+        return {key: _laid_out(item) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    items = CommentedSeq([_laid_out(item) for item in value])
+    if not any(isinstance(item, dict | list) for item in value):
+        items.fa.set_flow_style()
+    return items

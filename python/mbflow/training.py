@@ -86,11 +86,12 @@ def _set_torch_threads(threads: int) -> None:
 @contextmanager
 def _limited(interface: str) -> Iterator[None]:
     try:
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         yield
         return
-    with threadpool_limits(limits=1, user_api=interface):
+    # Selected first: `threadpool_limits` would give back, at its end, other libraries' limits too.
+    with ThreadpoolController().select(user_api=interface).limit(limits=1):
         yield
 
 
@@ -118,14 +119,14 @@ def ordered_tasks(threads: int) -> Iterator[Callable[..., list[object]]]:
         return list(map(function, *items))
 
     if threads <= 1:
-        yield in_turn  # type: ignore[misc]
+        yield in_turn
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="mbflow") as pool:
 
         def side_by_side(function: Callable[..., Result], *items: Iterable[Item]) -> list[Result]:
             return list(pool.map(function, *items))
 
-        yield side_by_side  # type: ignore[misc]
+        yield side_by_side
 
 
 class BestWeights:

@@ -4,7 +4,7 @@
 //! for them would hang: there the work is done inline, on the calling thread, with the same results.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rayon::prelude::*;
 
@@ -40,20 +40,21 @@ pub fn set_threads(threads: usize) -> Result<(), Error> {
 }
 
 /// The number of threads that [`Exec::new`] uses: what [`set_threads`] said, else `MBFLOW_NUM_THREADS`, else the
-/// cores that this process may use.
+/// cores that this process may use; the last two are looked up once.
 ///
 /// ```
 /// assert!(mbflow_core::threads() >= 1);
 /// ```
 pub fn threads() -> usize {
+    static DEFAULT: OnceLock<usize> = OnceLock::new();
     match THREADS.load(Ordering::Relaxed) {
-        0 => {
+        0 => *DEFAULT.get_or_init(|| {
             #[expect(clippy::disallowed_methods, reason = "exec is the one place that reads the environment")]
             let asked = std::env::var("MBFLOW_NUM_THREADS").ok().and_then(|text| text.trim().parse().ok());
             asked
                 .filter(|threads| (1..=1024).contains(threads))
                 .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
-        }
+        }),
         threads => threads,
     }
 }

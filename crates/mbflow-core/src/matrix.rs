@@ -88,9 +88,10 @@ impl<'a> Matrix<'a> {
         let limit = ((f64::from(f32::MAX) / (8.0 * self.width as f64)).sqrt()) as f32;
         let blocks: Vec<_> = self.blocks(BLOCK).enumerate().collect();
         let found = exec.map(blocks, |(block, values)| {
+            let is_usable = |value: &f32| value.abs() <= limit; // false for NaN
             // The whole block in one pass that vectorises; the position only when something was found.
-            let fine = values.iter().fold(true, |fine, value| fine & (value.abs() <= limit));
-            let offset = if fine { None } else { values.iter().position(|value| !(value.abs() <= limit)) };
+            let all = values.iter().fold(true, |all, value| all & is_usable(value));
+            let offset = if all { None } else { values.iter().position(|value| !is_usable(value)) };
             offset.map(|offset| block * BLOCK * self.width + offset)
         })?;
         let Some(position) = found.into_iter().flatten().next() else { return Ok(()) };

@@ -7,6 +7,7 @@ use std::num::NonZeroU64;
 
 /// Rows projected by one thread at a time.
 const BLOCK: usize = 1024;
+const SIX: NonZeroU64 = NonZeroU64::MIN.saturating_add(5);
 
 /// What the entries of a random direction are drawn from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,10 +54,9 @@ impl Projection {
         if !(1..=1 << 16).contains(&count) {
             return Err(Error::argument("projections", format!("expected 1 to 65536, got {count}")));
         }
-        let six = NonZeroU64::new(6).expect("six is not zero");
         let entry = |index: u64| match kind {
             Directions::Gaussian => seed.normal(stream::PROJECTION, index),
-            Directions::Sparse => match seed.below(stream::PROJECTION, index, six) {
+            Directions::Sparse => match seed.below(stream::PROJECTION, index, SIX) {
                 0 => 3.0_f32.sqrt(),
                 1 => -3.0_f32.sqrt(),
                 _ => 0.0,

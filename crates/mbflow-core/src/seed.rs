@@ -160,7 +160,7 @@ impl Seed {
             if last % BLOCK == 0 {
                 exec.check()?;
             }
-            let bound = NonZeroU64::new(last as u64 + 1).expect("one more than an index is not zero");
+            let bound = NonZeroU64::MIN.saturating_add(last as u64);
             order.swap(last, self.below(stream, last as u64, bound) as usize);
         }
         Ok(order)

@@ -214,8 +214,8 @@ fn dots(matrix: &Matrix<'_>, rows: &[u32], direction: &[f32], out: &mut [f32]) {
         for (lane, (value, direction)) in rest.iter().zip(direction_rest).enumerate() {
             sums[lane] = value.mul_add(*direction, sums[lane]);
         }
-        let [a, b, c, d, e, f, g, h] = sums;
-        *out = ((a + e) + (c + g)) + ((b + f) + (d + h));
+        let pairs: [f32; 4] = std::array::from_fn(|lane| sums[lane] + sums[lane + 4]);
+        *out = (pairs[0] + pairs[2]) + (pairs[1] + pairs[3]);
     }
 }
 
@@ -259,19 +259,25 @@ fn within_baseline(distances: &[f32; LANES], limit: f32) -> u32 {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn within_avx512(&[a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]: &[f32; LANES], limit: f32) -> u32 {
+fn within_avx512(d: &[f32; LANES], limit: f32) -> u32 {
     use std::arch::x86_64::{_CMP_LE_OQ, _mm512_cmp_ps_mask, _mm512_set1_ps, _mm512_setr_ps};
-    let lanes = _mm512_setr_ps(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p);
+    let lanes = _mm512_setr_ps(
+        d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7], d[8], d[9], d[10], d[11], d[12], d[13], d[14], d[15],
+    );
     u32::from(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(lanes, _mm512_set1_ps(limit)))
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-fn within_avx2(&[a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]: &[f32; LANES], limit: f32) -> u32 {
+fn within_avx2(d: &[f32; LANES], limit: f32) -> u32 {
     use std::arch::x86_64::{_CMP_LE_OQ, _mm256_cmp_ps, _mm256_movemask_ps, _mm256_set1_ps, _mm256_setr_ps};
     let limit = _mm256_set1_ps(limit);
-    let low = _mm256_cmp_ps::<_CMP_LE_OQ>(_mm256_setr_ps(a, b, c, d, e, f, g, h), limit);
-    let high = _mm256_cmp_ps::<_CMP_LE_OQ>(_mm256_setr_ps(i, j, k, l, m, n, o, p), limit);
+    let low =
+        _mm256_cmp_ps::<_CMP_LE_OQ>(_mm256_setr_ps(d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]), limit);
+    let high = _mm256_cmp_ps::<_CMP_LE_OQ>(
+        _mm256_setr_ps(d[8], d[9], d[10], d[11], d[12], d[13], d[14], d[15]),
+        limit,
+    );
     (_mm256_movemask_ps(low) | _mm256_movemask_ps(high) << 8) as u32
 }

@@ -14,6 +14,7 @@ use arrow_array::{Array, ArrayRef, PrimitiveArray};
 use arrow_buffer::ScalarBuffer;
 use arrow_schema::{ArrowError, DataType, FieldRef};
 use mbflow_core::Matrix;
+use num_traits::AsPrimitive;
 use numpy::{Element, PyArrayDescrMethods, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -71,15 +72,14 @@ fn named(names: Option<&[String]>, index: usize) -> String {
     }
 }
 
-impl<'py> FromPyObject<'_, 'py> for Features<'py> {
-    type Error = PyErr;
-
-    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+impl<'py> Features<'py> {
+    /// Takes a matrix from what a caller passed.
+    pub(crate) fn take(object: &Bound<'py, PyAny>) -> PyResult<Self> {
         let py = object.py();
         if let Ok(array) = object.cast::<PyUntypedArray>() {
-            return from_numpy(&array);
+            return from_numpy(array);
         }
-        let mut object = object.to_owned();
+        let mut object = object.clone();
         let class = object.get_type();
         let is_pandas = class.module()?.to_str()?.split('.').next() == Some("pandas");
         if is_pandas && class.name()? == "DataFrame" {
@@ -115,38 +115,9 @@ fn unreadable(reason: &str) -> PyErr {
     data(format!("features: the Arrow data cannot be read: {reason}"))
 }
 
-/// A number that a column may hold.
-trait Number: Copy + Send + Sync {
-    /// The nearest float32; infinite when it is out of range.
-    fn to_f32(self) -> f32;
-    fn to_f64(self) -> f64;
-}
-
-macro_rules! numbers {
-    ($($type:ty),*) => {$(
-        impl Number for $type {
-            fn to_f32(self) -> f32 {
-                self as f32
-            }
-
-            #[allow(clippy::cast_lossless, reason = "lossless for some of the types only")]
-            fn to_f64(self) -> f64 {
-                self as f64
-            }
-        }
-    )*};
-}
-numbers!(f32, f64, i8, i16, i32, i64, u8, u16, u32, u64);
-
-impl Number for half::f16 {
-    fn to_f32(self) -> f32 {
-        self.to_f32()
-    }
-
-    fn to_f64(self) -> f64 {
-        self.to_f64()
-    }
-}
+/// A number that a column may hold: as the nearest float32, infinite when it is out of range, and as float64.
+trait Number: AsPrimitive<f32> + AsPrimitive<f64> + Send + Sync {}
+impl<N: AsPrimitive<f32> + AsPrimitive<f64> + Send + Sync> Number for N {}
 
 /// Writes numbers to every `stride`-th place of `out`; `Err` is the first index whose value is beyond float32.
 fn convert<N: Number>(
@@ -156,9 +127,10 @@ fn convert<N: Number>(
 ) -> Result<(), (usize, f64)> {
     let mut wrong = None;
     for (index, (number, out)) in numbers.zip(out.iter_mut().step_by(stride)).enumerate() {
-        *out = number.to_f32();
-        if out.is_infinite() && number.to_f64().is_finite() && wrong.is_none() {
-            wrong = Some((index, number.to_f64()));
+        *out = number.as_();
+        let exact: f64 = number.as_();
+        if out.is_infinite() && exact.is_finite() && wrong.is_none() {
+            wrong = Some((index, exact));
         }
     }
     wrong.map_or(Ok(()), Err)
@@ -224,7 +196,7 @@ fn empty(rows: usize, width: usize) -> PyErr {
 }
 
 fn from_arrow(field: &FieldRef, chunks: &[ArrayRef]) -> PyResult<Taken> {
-    let rows: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+    let rows: usize = chunks.iter().map(Array::len).sum();
     match field.data_type() {
         DataType::Struct(fields) => {
             if rows == 0 || fields.is_empty() {

@@ -80,7 +80,12 @@ pub(crate) fn enter<T: Send>(
                     Ok(result) => break result,
                     Err(RecvTimeoutError::Timeout) if interrupt.is_some() => {}
                     Err(RecvTimeoutError::Timeout) => {
-                        if let Err(error) = Python::attach(|py| py.check_signals()) {
+                        #[expect(
+                            clippy::redundant_closure_for_method_calls,
+                            reason = "the method alone is not general enough in its lifetime"
+                        )]
+                        let signals = Python::attach(|py| py.check_signals());
+                        if let Err(error) = signals {
                             cancel.set();
                             interrupt = Some(error);
                         }

@@ -17,12 +17,12 @@ type Parts<'py> =
 #[pyfunction]
 #[pyo3(signature = (
     features, *, neighbours = 10, bits = None, family = "sign", width = None, projections = "gaussian",
-    bucket_cap = 256, probes = 12, refinements = 4, seed = 0
+    bucket_cap = 256, probes = 16, refinements = 4, seed = 0
 ))]
 #[expect(clippy::too_many_arguments, reason = "they are the keyword arguments that Python sees")]
 pub(crate) fn hash_graph<'py>(
     py: Python<'py>,
-    features: Features<'py>,
+    features: &Bound<'py, PyAny>,
     neighbours: usize,
     bits: Option<usize>,
     family: &str,
@@ -53,6 +53,7 @@ pub(crate) fn hash_graph<'py>(
         seed: Seed(seed),
         ..HashGraph::new(neighbours)
     };
+    let features = Features::take(features)?;
     let rows = features.matrix()?;
     let graph = enter(py, |exec| settings.build(exec, &rows))
         .map_err(|failure| failure.with_columns(&|column| features.column(column)))?;

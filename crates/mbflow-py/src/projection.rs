@@ -22,12 +22,13 @@ pub(crate) fn directions(argument: &str, kind: &str) -> PyResult<Directions> {
 #[pyo3(signature = (features, *, projections, kind = "gaussian", seed = 0))]
 pub(crate) fn project<'py>(
     py: Python<'py>,
-    features: Features<'py>,
+    features: &Bound<'py, PyAny>,
     projections: usize,
     kind: &str,
     seed: u64,
 ) -> PyResult<Bound<'py, PyArray2<f32>>> {
     let kind = directions("kind", kind)?;
+    let features = Features::take(features)?;
     let rows = features.matrix()?;
     let out = enter(py, |exec| {
         let projection = Projection::new(kind, projections, rows.width(), Seed(seed))?;
@@ -43,12 +44,13 @@ pub(crate) fn project<'py>(
 #[pyo3(signature = (features, *, bits, kind = "gaussian", seed = 0))]
 pub(crate) fn sign_codes<'py>(
     py: Python<'py>,
-    features: Features<'py>,
+    features: &Bound<'py, PyAny>,
     bits: usize,
     kind: &str,
     seed: u64,
 ) -> PyResult<Bound<'py, PyArray2<u64>>> {
     let kind = directions("kind", kind)?;
+    let features = Features::take(features)?;
     let rows = features.matrix()?;
     let out = enter(py, |exec| {
         let projection = Projection::new(kind, bits, rows.width(), Seed(seed))?;
@@ -65,13 +67,14 @@ pub(crate) fn sign_codes<'py>(
 #[pyo3(signature = (features, *, hashes, width, kind = "gaussian", seed = 0))]
 pub(crate) fn p_stable_codes<'py>(
     py: Python<'py>,
-    features: Features<'py>,
+    features: &Bound<'py, PyAny>,
     hashes: usize,
     width: f32,
     kind: &str,
     seed: u64,
 ) -> PyResult<Bound<'py, PyArray2<i32>>> {
     let kind = directions("kind", kind)?;
+    let features = Features::take(features)?;
     let rows = features.matrix()?;
     let out = enter(py, |exec| {
         let projection = Projection::new(kind, hashes, rows.width(), Seed(seed))?;

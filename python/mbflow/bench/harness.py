@@ -1,4 +1,4 @@
-"""How benchmarks measure: release builds only, cases taken in turns, medians, peers that may be absent."""
+"""How benchmarks measure: release builds only, cases in turns, medians, peers may be absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hashing graph beside scikit-learn's exact neighbours and FAISS: time and recall in one run."""
+"""The hashing graph beside scikit-learn's exact neighbours and FAISS: time and recall."""
 
 from __future__ import annotations
 
@@ -43,32 +43,34 @@ _ANCHOR = "FAISS IVF-Flat nprobe 8"
 def run(
     *,
     sizes: Sequence[tuple[int, int]] = SIZES,
+    large: bool = False,
     repeats: int = 3,
     neighbours: int = 10,
     sample: int = 1000,
     data: str | Path | None = None,
     label: str = "label",
     seed: int = 0,
-    on_progress: Callable[[str, int, int], object] | None = None,
+    on_progress: Callable[[str], object] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure the hashing graph and its peers.
 
-    All methods use the threads that mbflow uses and find the `neighbours` nearest other rows of every
-    row, building included. Peers that are not installed are named as skipped.
+    All methods use the threads that mbflow uses and find the `neighbours` nearest other rows of
+    every row, building included. Peers that are not installed are named as skipped.
 
     Args:
         sizes: (rows, columns) of each made-up mixture of 50 clusters.
+        large: Also measure `LARGE_SIZES`, without scikit-learn; this takes minutes.
         repeats: Turns; times are medians.
         neighbours: Neighbours of each row.
         sample: Rows on which recall is measured against brute force.
         data: A labelled Parquet file to measure as well.
         label: Its label column, which is no feature.
         seed: Key of the data, of the graph and of the sample.
-        on_progress: Called before each run with (case, turn from 1, turns).
+        on_progress: Called before each run with a line of text.
 
     Returns:
-        Records with the keys `COLUMNS`; `times_faster_than_ivf` is the time of FAISS IVF-Flat with 8
-        probes over that of the method.
+        Records with the keys `COLUMNS`; `times_faster_than_ivf` is the time of FAISS IVF-Flat with
+        8 probes over that of the method.
 
     Raises:
         ResourceError: The native extension is a debug build.
@@ -82,7 +84,7 @@ def run(
     require_release()
     sets: list[tuple[str, NDArray[np.float32]]] = [
         (f"mixture {rows:,} x {columns}", mixture(rows, columns, seed=seed)[0])
-        for rows, columns in sizes
+        for rows, columns in (*sizes, *(LARGE_SIZES if large else ()))
     ]
     if data is not None:
         import pyarrow.parquet
@@ -92,7 +94,9 @@ def run(
     records: list[dict[str, Any]] = []
     for name, features in sets:
         measured = measure(
-            _cases(features, neighbours, seed), repeats=repeats, on_progress=on_progress
+            _cases(features, neighbours, seed),
+            repeats=repeats,
+            on_progress=partial(_tell, on_progress, name),
         )
         anchor = next(case.median for case in measured if case.name == _ANCHOR)
         for case in measured:
@@ -120,6 +124,13 @@ def run(
                 )
             )
     return records
+
+
+def _tell(
+    on_progress: Callable[[str], object] | None, data: str, case: str, turn: int, turns: int
+) -> None:
+    if on_progress is not None:
+        on_progress(f"{data}: {case}, {turn} of {turns}")
 
 
 def _cases(features: NDArray[np.float32], neighbours: int, seed: int) -> list[Case]:

@@ -217,6 +217,7 @@ def _width(kind: pa.DataType) -> int:
 def damage(
     folder: Path,
     manifest: dict[str, Any],
+    *,
     map_: Callable[[Callable[[Path], str], Iterable[Path]], Iterable[str]] = map,
 ) -> list[str]:
     """Compare the files of a data set with its manifest; one line for each difference.

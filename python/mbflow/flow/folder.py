@@ -85,8 +85,8 @@ class RunFolder:
         except OSError as error:
             raise ResourceError(
                 error.errno,
-                f"{self.path}: the run folder cannot be made: {error.strerror}; give another folder "
-                "with --set run.out=DIR",
+                f"{self.path}: the run folder cannot be made: {error.strerror}; give another "
+                "folder with --set run.out=DIR",
             ) from None
         try:
             try:
@@ -175,6 +175,7 @@ def find(path: Path) -> RunFolder:
 
 def verify(
     folder: RunFolder,
+    *,
     map_: Callable[[Callable[[Path], str], Iterable[Path]], Iterable[str]] = map,
     on_look: Callable[[str], None] = lambda _: None,
 ) -> tuple[int, list[str]]:
@@ -254,7 +255,7 @@ def _verify_step(
         return 1, [f"{path / MANIFEST}: cannot be read: {error.strerror or error}"]
     except DataError as error:
         return 1, [str(error)]
-    problems = dataset.damage(path, manifest, map_)
+    problems = dataset.damage(path, manifest, map_=map_)
     named = {MANIFEST, *(file["name"] for file in manifest["files"])}
     problems += [
         f"{other}: not in the manifest"

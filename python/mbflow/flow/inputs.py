@@ -44,6 +44,7 @@ def known(path: Path) -> dict[str, Any] | None:
 def scan(
     source: Source,
     spec: ParquetSpec,
+    *,
     before: dict[str, Any] | None,
     map_: Callable[[Callable[[SourceFile], str], Iterable[SourceFile]], Iterable[str]] = map,
     on_file: Callable[[int, int], None] = lambda *_: None,
@@ -54,7 +55,7 @@ def scan(
         source: The opened source.
         spec: What the pipeline says of it; columns, label and filter enter the fingerprint.
         before: The manifest of the last run, whose hashes are taken over for files of equal path,
-            size and time.
+            size and times.
         map_: Applies the checksum to the files, such as an engine's `map`.
         on_file: Called with (files done, files in all).
 
@@ -62,10 +63,12 @@ def scan(
         Plain data, to be sealed.
     """
     trusted = {
-        (file["path"], file["size"], file["modified"]): file["xxh3_128"]
+        (file["path"], file["size"], file["modified"], file["changed"]): file["xxh3_128"]
         for file in (before or {}).get("files", [])
     }
-    keys = [(str(file.path.absolute()), file.size, file.modified) for file in source.files]
+    keys = [
+        (str(file.path.absolute()), file.size, file.modified, file.changed) for file in source.files
+    ]
     fresh = iter(
         map_(_checksum, [f for f, k in zip(source.files, keys, strict=True) if k not in trusted])
     )
@@ -79,6 +82,7 @@ def scan(
                 "path": key[0],
                 "size": file.size,
                 "modified": file.modified,
+                "changed": file.changed,
                 "rows": file.rows,
                 "xxh3_128": checksum,
             }

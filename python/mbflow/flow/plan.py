@@ -61,13 +61,13 @@ class State:
     manifest: dict[str, Any] | None
 
 
-def state(folder: Path, use: StepUse, expected: str) -> State:
+def state(folder: Path, use: StepUse, *, expected: str) -> State:
     """Look at the output folder of a step; its files are not read, only the manifest.
 
     Example:
         >>> from pathlib import Path
         >>> from mbflow.flow.plan import state
-        >>> state(Path("no-such-folder"), None, "00").reason
+        >>> state(Path("no-such-folder"), None, expected="00").reason
         'not done yet'
     """
     try:

@@ -45,7 +45,10 @@ def preview(pipeline: Pipeline) -> dict[str, Any]:
     with LocalEngine(threads=pipeline.run.threads or 4) as engine:
         manifests = {
             name: inputs.scan(
-                source, pipeline.sources[name], inputs.known(folder.source(name)), engine.map
+                source,
+                pipeline.sources[name],
+                before=inputs.known(folder.source(name)),
+                map_=engine.map,
             )
             for name, source in sources.items()
         }
@@ -55,7 +58,7 @@ def preview(pipeline: Pipeline) -> dict[str, Any]:
     steps = []
     redone: set[str] = set()
     for name, use in pipeline.steps.items():
-        found = state(folder.step(name), use, prints[name])
+        found = state(folder.step(name), use, expected=prints[name])
         done = found.done and found.manifest is not None
         if not done:
             redone.add(name)

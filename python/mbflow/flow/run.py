@@ -290,7 +290,11 @@ class _Run:
                 self.emit(events.StepProgress(name, done, total, "files", "checksums"))
 
         manifest = inputs.scan(
-            source, self.pipeline.sources[name], before, self.engine.map, on_file
+            source,
+            self.pipeline.sources[name],
+            before=before,
+            map_=self.engine.map,
+            on_file=on_file,
         )
         if before is not None and before["fingerprint"] != manifest["fingerprint"]:
             for line in inputs.changes(before, manifest)[:20]:
@@ -308,10 +312,10 @@ class _Run:
     ) -> Dataset:
         """Reuse a step's output if it is the right one and every byte is sound; else run it."""
         folder = self.folder.step(name)
-        found = state(folder, use, prints[name])
+        found = state(folder, use, expected=prints[name])
         reason = found.reason
         if found.done and found.manifest is not None:
-            problems = dataset.damage(folder, found.manifest, self.engine.map)
+            problems = dataset.damage(folder, found.manifest, map_=self.engine.map)
             if not problems:
                 self.kept.append(name)
                 self._done(name, "kept", found.manifest, None)

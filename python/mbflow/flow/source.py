@@ -40,12 +40,23 @@ _BATCH_ROWS = 65_536
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file of a source: where it is, what `stat` says of it and how many rows it holds."""
+    """One file of a source.
+
+    Attributes:
+        path: Where it is.
+        name: Its path below the folder that the pipeline names.
+        size: In bytes.
+        modified: When its content was last written, in nanoseconds; a program can set it back.
+        changed: When anything about it last changed; only the system sets it.
+        rows: How many it holds.
+        first: The position of its first row in the source.
+    """
 
     path: Path
     name: str
     size: int
     modified: int
+    changed: int
     rows: int
     first: int
 
@@ -161,7 +172,15 @@ class Source:
             if rows < 0 or rows > 1 << 48:
                 raise DataError(f"{file_path}: its footer claims {rows} rows")
             files.append(
-                SourceFile(file_path, short, status.st_size, status.st_mtime_ns, rows, first)
+                SourceFile(
+                    path=file_path,
+                    name=short,
+                    size=status.st_size,
+                    modified=status.st_mtime_ns,
+                    changed=status.st_ctime_ns,
+                    rows=rows,
+                    first=first,
+                )
             )
             schemas.append(schema)
             first += rows

@@ -3,7 +3,7 @@
 Example:
     >>> from mbflow.flow.validate import parse
     >>> from mbflow.steps import CATALOGUE
-    >>> parse("mbflow: 2", "x.yaml", CATALOGUE)
+    >>> parse("mbflow: 2", "x.yaml", catalogue=CATALOGUE)
     Traceback (most recent call last):
     ...
     mbflow.errors.PipelineError: x.yaml:1:1: `name` is missing: The pipeline's name; also that of \
@@ -102,14 +102,16 @@ def load(
         text = Path(path).read_bytes()
     except OSError as error:
         raise PipelineError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse(text, os.fspath(path), catalogue, assignments=assignments, environment=environment)
+    return parse(
+        text, os.fspath(path), catalogue=catalogue, assignments=assignments, environment=environment
+    )
 
 
 def parse(
     text: str | bytes,
     file: str,
-    catalogue: Catalogue,
     *,
+    catalogue: Catalogue,
     assignments: Iterable[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Pipeline:
@@ -122,7 +124,7 @@ def parse(
         ...     "mbflow: 1\\nname: demo\\n"
         ...     "sources: {rows: {use: parquet, with: {path: a.parquet, label: y}}}\\n"
         ...     "steps: {graph: {use: select.hash_graph, from: rows}}\\n",
-        ...     "demo.yaml", CATALOGUE)
+        ...     "demo.yaml", catalogue=CATALOGUE)
         >>> list(pipeline.steps)
         ['graph']
     """

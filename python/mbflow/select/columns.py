@@ -158,7 +158,8 @@ def float_matrix(
         raise DataError(
             f"column {name!r}{inside} holds {value} in row {row}; features must be finite and at "
             f"most {_LARGEST:g} in size: replace the value, or make it null to have the "
-            "median filled in"
+            "median filled in",
+            row=row,
         )
     return values
 

@@ -102,11 +102,14 @@ def evaluate_selection(
     if not chosen:
         raise InvalidArgumentError(f"seeds is {seeds!r}; expected at least one")
     features, encoded = split_label(table, labels)
+    settings = _checked(recipe or {}, classifiers, max_train_rows)
+    # Encoded once as a whole, so that an error names the row of this table, not of a split of it.
+    _encoder(settings).fit_transform(features)
     split = partial(
         evaluate_split,
         features,
         encoded,
-        recipe=dict(recipe or {}),
+        recipe=settings,
         test_fraction=test_fraction,
         classifiers=tuple(classifiers),
         max_train_rows=max_train_rows,
@@ -176,9 +179,7 @@ def evaluate_split(
     # Every class keeps a row in the training part, so the codes mean the same there.
     train_labels = Labels(encoded.codes[train], encoded.classes)
     train_frame = frame[train]
-    encoder = FeatureEncoder(
-        **{name: settings[name] for name in _ENCODER_SETTINGS if name in settings}
-    )
+    encoder = _encoder(settings)
     features = encoder.fit_transform(train_frame)
     test_features = encoder.transform(frame[test])
 
@@ -246,6 +247,12 @@ def _checked(
             f"max_train_rows is {max_train_rows}; expected at least 1 or None"
         )
     return dict(recipe)
+
+
+def _encoder(settings: Mapping[str, Any]) -> FeatureEncoder:
+    return FeatureEncoder(
+        **{name: settings[name] for name in _ENCODER_SETTINGS if name in settings}
+    )
 
 
 def _predicted(

@@ -477,6 +477,7 @@ def _scale_block(
         row, index = (int(place[0]) for place in np.nonzero(~np.isfinite(scaled)))
         raise DataError(
             f"column {numbers[index].column!r} does not fit float32 in row {row} after scaling; "
-            "use scale='min_max' or 'standard', or rescale the column"
+            "use scale='min_max' or 'standard', or rescale the column",
+            row=row,
         )
     result[:, [place for _, place in block]] = scaled

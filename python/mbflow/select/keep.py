@@ -55,9 +55,8 @@ def keep_rows(
             "one score for each label"
         )
     if np.isnan(values).any():
-        raise DataError(
-            f"score of row {int(np.flatnonzero(np.isnan(values))[0])} is NaN; expected a number"
-        )
+        row = int(np.flatnonzero(np.isnan(values))[0])
+        raise DataError(f"the score of row {row} is NaN; expected a number", row=row)
     wanted = kept_count(len(values), fraction=fraction, count=count)
     shares = quotas(encoded.sizes, wanted, power=power)
     # The last key sorts first: by class, then by score downwards; a stable sort keeps row order.

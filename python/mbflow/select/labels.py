@@ -93,9 +93,11 @@ def _refuse_missing(series: pl.Series, name: str) -> None:
         missing |= series.is_nan().fill_null(value=True)
     count = int(missing.sum())
     if count:
+        row = missing.to_list().index(True)
         raise DataError(
             f"column {name!r} has no label (null or NaN) in {count} of {series.len()} rows, first "
-            f"in row {missing.arg_max()}; drop these rows or give them a class"
+            f"in row {row}; drop these rows or give them a class",
+            row=row,
         )
 
 
@@ -109,6 +111,7 @@ def _whole_numbers(series: pl.Series, name: str) -> pl.Series:
         raise DataError(
             f"column {name!r} holds the number {series[row]} in row {row}; class labels are whole "
             "numbers, strings or booleans, and regression targets are not supported here: cut the "
-            "target into classes first"
+            "target into classes first",
+            row=row,
         )
     return series.cast(pl.Int64)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from mbflow import select
 from mbflow.errors import DataError
@@ -44,11 +44,14 @@ class HashGraphParameters(Parameters):
     projections: Literal["gaussian", "sparse"] = Field(
         "gaussian", description="How projections are drawn."
     )
-    bucket_cap: int | None = Field(
-        None, ge=2, description="Rows in a bucket at most; larger ones are split further."
+    bucket_cap: int = Field(
+        256, ge=2, description="Rows in a bucket at most; larger ones are split further."
     )
-    probes: int | None = Field(
-        None, ge=0, description="Buckets beside its own that a row looks into."
+    probes: int = Field(
+        16, ge=0, description="Buckets besides its own that a row is compared with."
+    )
+    refinements: int = Field(
+        4, ge=0, le=100, description="How often rows move to the bucket with the nearest mean."
     )
     scale: Literal["min_max", "standard", "none"] = Field(
         "min_max", description="How numeric columns are scaled."
@@ -56,6 +59,13 @@ class HashGraphParameters(Parameters):
     max_categories: int = Field(
         32, ge=2, le=4096, description="Values of a text column that get a column of their own."
     )
+
+    @field_validator("width")
+    @classmethod
+    def _for_p_stable(cls, width: float | None, info: ValidationInfo) -> float | None:
+        if width is not None and info.data.get("family") == "sign":
+            raise ValueError("`width` is for `family: p_stable` only; leave it out")
+        return width
 
 
 class AttentionParameters(Parameters):
@@ -98,13 +108,19 @@ class KeepParameters(Parameters):
     row_column: str = Field("row", min_length=1, description="Name of the column of positions.")
     score_column: str = Field("score", min_length=1, description="Name of the column of scores.")
 
-    @model_validator(mode="after")
-    def _one_size(self) -> KeepParameters:
-        if self.fraction is not None and self.count is not None:
+    @field_validator("count")
+    @classmethod
+    def _one_size(cls, count: int | None, info: ValidationInfo) -> int | None:
+        if count is not None and info.data.get("fraction") is not None:
             raise ValueError("expected `fraction` or `count`, found both")
-        if self.row_column == self.score_column:
-            raise ValueError("`row_column` and `score_column` must differ")
-        return self
+        return count
+
+    @field_validator("score_column")
+    @classmethod
+    def _two_names(cls, name: str, info: ValidationInfo) -> str:
+        if name == info.data.get("row_column"):
+            raise ValueError(f"`{name}` is the name of `row_column` already; give another")
+        return name
 
 
 class EvaluateParameters(Parameters):

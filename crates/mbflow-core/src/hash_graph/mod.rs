@@ -120,7 +120,7 @@ impl HashGraph {
             family: Family::Sign,
             directions: Directions::Gaussian,
             bucket_cap: 256,
-            probes: 12,
+            probes: 16,
             refinements: 4,
             seed: Seed(0),
             simd: Simd::detect(),

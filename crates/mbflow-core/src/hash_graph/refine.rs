@@ -46,10 +46,10 @@ pub(super) fn near_buckets(
         let first = group * QUERIES;
         let present = near.len() / count;
         let mut limits = [-1.0; QUERIES];
-        for query in 0..present {
+        for (query, limit) in limits.iter_mut().take(present).enumerate() {
             means.copy_row(first + query, &mut row);
             queries.set(query, &row);
-            limits[query] = f32::INFINITY;
+            *limit = f32::INFINITY;
         }
         let mut top = TopK::new(present, count);
         simd.scan(queries.values(), means.values(), width, &mut limits, |query, other, distance| {
@@ -79,10 +79,10 @@ pub(super) fn refine(
         if buckets.len() == 1 {
             break;
         }
-        let moved;
-        (buckets, moved) = move_rows(exec, rows, &buckets, settings.simd)?;
-        moves += moved;
-        if moved == 0 {
+        let count;
+        (buckets, count) = move_rows(exec, rows, &buckets, settings.simd)?;
+        moves += count;
+        if count == 0 {
             break;
         }
     }

@@ -138,11 +138,10 @@ impl Searching<'_> {
             asking.fill((0..members.len() as u32).collect());
         } else {
             let near_means = pick(self.means, near, self.rows.width());
-            // Without the sizes at hand, the shortest list that surely suffices is not known: small homes rank all.
-            let certain = self.probes > 0 || members.len() > self.neighbours;
+            // The probed buckets are enough, whichever they are; or else so many are ranked that some are.
             let fewest = near.iter().map(|&target| size(target)).min().unwrap_or(0);
-            let short = self.probes * fewest + members.len() > self.neighbours;
-            let count = if certain && short { self.probes } else { near.len() };
+            let enough = members.len() + self.probes * fewest > self.neighbours;
+            let count = if enough { self.probes } else { near.len() };
             if count > 0 {
                 nearest_means(self.rows, members, &near_means, count, self.simd, |member, ranked| {
                     let mut reached = members.len();
