@@ -81,6 +81,12 @@ def test_it_shows_what_ran_and_what_came_out(page: Page) -> None:
         assert expected in page.text, expected
 
 
+def test_results_with_charts_come_first(page: Page) -> None:
+    start = page.texts.index("Results")
+    check, keep = page.texts.index("check", start), page.texts.index("keep", start)
+    assert start < check < keep < page.texts.index("Steps")
+
+
 def test_every_accuracy_is_in_the_table_with_four_decimals(page: Page) -> None:
     chart = accuracy_chart()
     means = [mean for series in chart["series"] for mean in series["mean"]]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import oracles
 from mbflow import _native
 from mbflow.errors import DataError, InvalidArgumentError
-from mbflow.select import Graph, exact_recall, hash_graph, kth_distances
+from mbflow.select import Graph, exact_recall, hash_graph, hashing, kth_distances
 
 
 def rows_of(graph):
@@ -28,7 +28,10 @@ def test_in_one_bucket_the_graph_is_exact(rows, columns, neighbours, seed):
     assert exact_recall(graph, features) == 1.0
 
 
-def test_kth_distances_agree_with_loops():
+@pytest.mark.parametrize("block", [7, 30, 65_536])
+def test_kth_distances_agree_with_loops(block, monkeypatch):
+    monkeypatch.setattr(hashing, "_BLOCK_ROWS", block)
+    monkeypatch.setattr(hashing, "_QUERIES", 2)
     features = np.random.default_rng(0).standard_normal((80, 5)).astype(np.float32) + 100
     asked = np.array([3, 77, 0])
     for k in (1, 5, 79):

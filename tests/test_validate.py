@@ -29,9 +29,7 @@ run: {out: runs}
 """
 STEP_NAMES = "select.attention, select.evaluate, select.hash_graph, select.keep"
 NAME_RULE = "expected a name of lower-case letters, digits, - and _, starting with a letter, at most 64 long"
-GRAPH_KEYS = (
-    "bits, bucket_cap, family, max_categories, neighbours, probes, projections, refinements, scale, width"
-)
+GRAPH_KEYS = "bits, bucket_cap, family, max_categories, neighbours, probes, projections, refinements, scale, width"
 
 # (what is replaced, by what, the problems in the order of the file)
 CASES: list[tuple[str, str, list[str]]] = [

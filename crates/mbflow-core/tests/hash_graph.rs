@@ -144,17 +144,32 @@ fn any_number_of_threads_gives_the_same_bits() {
 
 #[test]
 fn any_instruction_set_gives_the_same_bits() {
-    let values = mixture(3_000, 19, 10, 6);
-    let matrix = Matrix::new(&values, 3_000, 19).unwrap();
-    let build = |simd| {
-        let settings = HashGraph { bucket_cap: 64, probes: 3, simd, ..HashGraph::new(5) };
-        settings.build(&Exec::serial(), &matrix).unwrap()
-    };
-    let levels = Simd::available();
-    let best = build(levels[0]);
-    for &simd in &levels[1..] {
-        assert!(best == build(simd), "{}", simd.name());
+    let clouds = mixture(3_000, 19, 10, 6);
+    // Whole numbers: many equal distances, which must be decided alike.
+    let lattice: Vec<f32> = (0..3_000 * 19).map(|i| (Seed(6).u64_at(9, i) % 2) as f32).collect();
+    for values in [clouds, lattice] {
+        let matrix = Matrix::new(&values, 3_000, 19).unwrap();
+        let build = |simd| {
+            let settings = HashGraph { bucket_cap: 64, probes: 3, simd, ..HashGraph::new(5) };
+            settings.build(&Exec::serial(), &matrix).unwrap()
+        };
+        let levels = Simd::available();
+        let best = build(levels[0]);
+        for &simd in &levels[1..] {
+            assert!(best == build(simd), "{}", simd.name());
+        }
     }
+}
+
+#[test]
+fn equal_distances_of_different_squares_are_ordered_by_row() {
+    // The squares 9998246 and 9998245 have the same root in float32.
+    let values = [0.0, 0.0, 0.0, 3162.0, 1.0, 1.0, 3162.0, 1.0, 0.0];
+    let matrix = Matrix::new(&values, 3, 3).unwrap();
+    assert!(squared_distance(matrix.row(0), matrix.row(1)) > squared_distance(matrix.row(0), matrix.row(2)));
+    let graph = HashGraph::new(2).build(&Exec::serial(), &matrix).unwrap();
+    assert_eq!(graph.neighbours.view().row(0), [1, 2]);
+    assert_eq!(graph.distances[0], graph.distances[1]);
 }
 
 #[test]

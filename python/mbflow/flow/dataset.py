@@ -48,6 +48,14 @@ class Dataset:
     Attributes:
         folder: Where it lies.
         manifest: The content of its manifest.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from mbflow.flow.dataset import Dataset
+        >>> Dataset.open(Path("no-such-folder"))
+        Traceback (most recent call last):
+        ...
+        mbflow.errors.DataError: no-such-folder: no _manifest.json; this is no complete output
     """
 
     folder: Path
@@ -107,6 +115,19 @@ class DatasetWriter:
 
     Row groups hold 64 MiB of Arrow data by the width of the schema, at most 131,072 rows; parts
     hold eight row groups. So where they are cut depends on the rows, not on how they arrive.
+
+    Args:
+        folder: An empty folder.
+
+    Example:
+        >>> import tempfile, pyarrow as pa
+        >>> from pathlib import Path
+        >>> from mbflow.flow.dataset import DatasetWriter
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     writer = DatasetWriter(Path(folder))
+        ...     writer.write(pa.table({"x": [1, 2]}))
+        ...     writer.finish({"kind": "rows"})["rows"]
+        2
     """
 
     def __init__(self, folder: Path) -> None:

@@ -7,7 +7,7 @@ collected, not raised one by one.
 
 Example:
     >>> from mbflow.flow.document import Document
-    >>> document = Document.parse("a:\\n  b: 1\\n", "x.yaml")
+    >>> document = Document.parse("a:\n  b: 1\n", "x.yaml")
     >>> document.data, str(document.place(("a", "b")))
     ({'a': {'b': 1}}, 'x.yaml:2:6')
 """
@@ -96,7 +96,7 @@ class Document:
 
     Example:
         >>> from mbflow.flow.document import Document
-        >>> Document.parse("a: [1, 1]\\nb: on\\n", "x.yaml").data
+        >>> Document.parse("a: [1, 1]\nb: on\n", "x.yaml").data
         {'a': [1, 1], 'b': 'on'}
     """
 

@@ -24,6 +24,13 @@ class Engine(Protocol):
     """All that an engine provides.
 
     Results come in the order of the items, so that nothing can depend on which worker was faster.
+
+    Example:
+        >>> from mbflow.flow.engine import Engine, LocalEngine
+        >>> engine: Engine = LocalEngine(threads=1)
+        >>> list(engine.map(abs, [-1]))
+        [1]
+        >>> engine.close()
     """
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

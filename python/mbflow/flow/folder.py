@@ -41,6 +41,12 @@ class RunFolder:
 
     Args:
         path: The folder; `locked` makes it.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from mbflow.flow.folder import RunFolder
+        >>> RunFolder(Path("runs/demo")).step("keep").as_posix()
+        'runs/demo/steps/keep'
     """
 
     def __init__(self, path: Path) -> None:

@@ -61,6 +61,21 @@ def scan(
 
     Returns:
         Plain data, to be sealed.
+
+    Raises:
+        DataError: A file cannot be read, or changes while it is.
+
+    Example:
+        >>> import tempfile, pyarrow as pa, pyarrow.parquet as pq
+        >>> from mbflow.flow.inputs import damage, scan
+        >>> from mbflow.flow.source import Source
+        >>> from mbflow.flow.spec import ParquetSpec
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = folder + "/a.parquet"
+        ...     pq.write_table(pa.table({"x": [1, 2]}), path)
+        ...     manifest = scan(Source.open("rows", path), ParquetSpec(path=path), before=None)
+        ...     list(damage(manifest)), manifest["rows"], manifest["files"][0]["name"]
+        ([], 2, 'a.parquet')
     """
     trusted = {
         (file["path"], file["size"], file["modified"], file["changed"]): file["xxh3_128"]
@@ -115,7 +130,13 @@ def _checksum(file: SourceFile) -> str:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two manifests of one source, a line for each file."""
+    """What differs between two manifests of one source, a line for each file.
+
+    Example:
+        >>> from mbflow.flow.inputs import changes
+        >>> changes({"files": [{"name": "a.parquet"}]}, {"files": []})
+        ['a.parquet is gone']
+    """
     old = {file["name"]: file for file in before["files"]}
     new = {file["name"]: file for file in now["files"]}
     lines = [f"{name} is gone" for name in old if name not in new]
@@ -128,7 +149,20 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def damage(manifest: dict[str, Any]) -> Iterator[str]:
-    """Compare the files of a source with its manifest; a line for each that differs."""
+    """Compare the files of a source with its manifest; a line for each that differs.
+
+    Example:
+        >>> import tempfile, pyarrow as pa, pyarrow.parquet as pq
+        >>> from mbflow.flow.inputs import damage, scan
+        >>> from mbflow.flow.source import Source
+        >>> from mbflow.flow.spec import ParquetSpec
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = folder + "/a.parquet"
+        ...     pq.write_table(pa.table({"x": [1, 2]}), path)
+        ...     manifest = scan(Source.open("rows", path), ParquetSpec(path=path), before=None)
+        ...     list(damage(manifest)), manifest["rows"], manifest["files"][0]["name"]
+        ([], 2, 'a.parquet')
+    """
     for file in manifest["files"]:
         path = Path(file["path"])
         try:

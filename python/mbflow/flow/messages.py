@@ -50,6 +50,11 @@ def explain(kind: str, context: dict[str, Any], found: Any, otherwise: str) -> s
         context: Its context: limits, choices, patterns.
         found: The value.
         otherwise: Pydantic's own words, for kinds that are not known here.
+
+    Example:
+        >>> from mbflow.flow.messages import explain
+        >>> explain("less_than_equal", {"le": 1.0}, 2, "")
+        'expected at most 1.0, found 2'
     """
     if kind == "too_short":
         return "expected at least one, found none"

@@ -27,7 +27,7 @@ __all__ = ["Estimate", "State", "estimates", "fingerprints", "state"]
 
 
 def fingerprints(pipeline: Pipeline, sources: Mapping[str, str]) -> dict[str, str]:
-    """The fingerprint of every step, from those of the sources. Pure.
+    r"""The fingerprint of every step, from those of the sources. Pure.
 
     Args:
         pipeline: A checked pipeline.
@@ -35,6 +35,22 @@ def fingerprints(pipeline: Pipeline, sources: Mapping[str, str]) -> dict[str, st
 
     Returns:
         By step name, in running order.
+
+    Example:
+        >>> from mbflow.flow.plan import fingerprints
+        >>> from mbflow.flow.validate import parse
+        >>> from mbflow.steps import CATALOGUE
+        >>> pipeline = parse(
+        ...     "mbflow: 1\n"
+        ...     "name: demo\n"
+        ...     "sources: {rows: {use: parquet, with: {path: a.parquet}}}\n"
+        ...     "steps: {graph: {use: select.hash_graph, from: rows}}\n",
+        ...     "demo.yaml",
+        ...     catalogue=CATALOGUE,
+        ... )
+        >>> one, other = (fingerprints(pipeline, {"rows": name}) for name in ("1", "2"))
+        >>> list(one), len(one["graph"]), one == other
+        (['graph'], 32, False)
     """
     known = dict(sources)
     result: dict[str, str] = {}
@@ -54,7 +70,13 @@ def fingerprints(pipeline: Pipeline, sources: Mapping[str, str]) -> dict[str, st
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Whether a step's output is there: `done`, and why not where it is not."""
+    """Whether a step's output is there: `done`, and why not where it is not.
+
+    Example:
+        >>> from mbflow.flow.plan import State
+        >>> State(done=False, reason="not done yet", manifest=None).done
+        False
+    """
 
     done: bool
     reason: str
@@ -100,18 +122,39 @@ def _difference(manifest: dict[str, Any], use: StepUse) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a step is expected to put out and to need: rows, and bytes of memory at the peak."""
+    """What a step is expected to put out and to need: rows, and bytes of memory at the peak.
+
+    Example:
+        >>> from mbflow.flow.plan import Estimate
+        >>> Estimate(rows=800, memory=1 << 20).rows
+        800
+    """
 
     rows: int
     memory: int
 
 
 def estimates(pipeline: Pipeline, sources: Mapping[str, tuple[int, int]]) -> dict[str, Estimate]:
-    """Estimate every step from the rows and the in-memory bytes of the sources. Pure.
+    r"""Estimate every step from the rows and the in-memory bytes of the sources. Pure.
 
     Args:
         pipeline: A checked pipeline.
         sources: (rows, bytes) of each source.
+
+    Example:
+        >>> from mbflow.flow.plan import estimates
+        >>> from mbflow.flow.validate import parse
+        >>> from mbflow.steps import CATALOGUE
+        >>> pipeline = parse(
+        ...     "mbflow: 1\n"
+        ...     "name: demo\n"
+        ...     "sources: {rows: {use: parquet, with: {path: a.parquet}}}\n"
+        ...     "steps: {graph: {use: select.hash_graph, from: rows}}\n",
+        ...     "demo.yaml",
+        ...     catalogue=CATALOGUE,
+        ... )
+        >>> estimates(pipeline, {"rows": (1000, 64_000)})["graph"].rows
+        1000
     """
     rows = {name: size[0] for name, size in sources.items()}
     size = {name: size[1] for name, size in sources.items()}

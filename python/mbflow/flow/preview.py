@@ -106,7 +106,23 @@ def _in_memory(source: Source) -> int:
 
 
 def outline(pipeline: Pipeline) -> tuple[list[str], list[list[Any]]]:
-    """The steps of a pipeline in running order, as a table of what the file sets."""
+    r"""The steps of a pipeline in running order, as a table of what the file sets.
+
+    Example:
+        >>> from mbflow.flow.preview import outline
+        >>> from mbflow.flow.validate import parse
+        >>> from mbflow.steps import CATALOGUE
+        >>> pipeline = parse(
+        ...     "mbflow: 1\n"
+        ...     "name: demo\n"
+        ...     "sources: {rows: {use: parquet, with: {path: a.parquet}}}\n"
+        ...     "steps: {graph: {use: select.hash_graph, from: rows}}\n",
+        ...     "demo.yaml",
+        ...     catalogue=CATALOGUE,
+        ... )
+        >>> outline(pipeline)[1]
+        [['rows', 'parquet', '', 'a.parquet'], ['graph', 'select.hash_graph', 'rows', '']]
+    """
     rows: list[list[Any]] = []
     for name, source in pipeline.sources.items():
         path = source.path if isinstance(source.path, str) else ", ".join(source.path)
@@ -119,7 +135,14 @@ def outline(pipeline: Pipeline) -> tuple[list[str], list[list[Any]]]:
 
 
 def resolved_text(resolved: dict[str, Any]) -> str:
-    """A resolved pipeline as YAML that `load` reads back."""
+    """A resolved pipeline as YAML that `load` reads back.
+
+    Example:
+        >>> from mbflow.flow.preview import resolved_text
+        >>> print(resolved_text({"run": {"out": "runs"}}), end="")
+        run:
+          out: runs
+    """
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)
@@ -134,7 +157,15 @@ def resolved_text(resolved: dict[str, Any]) -> str:
 def parameter_rows(
     catalogue: Catalogue, name: str | None
 ) -> tuple[list[str], list[list[str]], str]:
-    """The catalogue as a table, or the parameters of one step."""
+    """The catalogue as a table, or the parameters of one step.
+
+    Example:
+        >>> from mbflow.flow.preview import parameter_rows
+        >>> from mbflow.steps import CATALOGUE
+        >>> columns, rows, title = parameter_rows(CATALOGUE, "select.hash_graph")
+        >>> columns[:3], rows[0][:3]
+        (['parameter', 'type', 'default'], ['neighbours', 'whole number, >= 1, <= 1000', '10'])
+    """
     if name is None:
         return (
             ["step", "takes", "gives", "extra", "what it does"],
@@ -188,7 +219,14 @@ def _type(annotation: Any) -> str:
 
 
 def catalogue_markdown(catalogue: Catalogue) -> str:
-    """The catalogue as the text of `pipelines/steps.md`."""
+    """The catalogue as the text of `pipelines/steps.md`.
+
+    Example:
+        >>> from mbflow.flow.preview import catalogue_markdown
+        >>> from mbflow.steps import CATALOGUE
+        >>> catalogue_markdown(CATALOGUE).splitlines()[0]
+        '# Steps'
+    """
     parts = ["# Steps\n\nMade by `mbflow steps --markdown`; do not edit.\n"]
     for step in catalogue:
         extra = f" Needs the extra `{step.extra}`." if step.extra else ""

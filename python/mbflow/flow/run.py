@@ -71,6 +71,12 @@ class RunResult:
         ran: The steps that ran.
         kept: The steps that were done before and are reused.
         outputs: Each step's output by name.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from mbflow.flow.run import RunResult
+        >>> RunResult(Path("runs/demo"), 1.5, ("graph",), (), {}).ran
+        ('graph',)
     """
 
     folder: Path
@@ -85,6 +91,13 @@ def open_sources(pipeline: Pipeline) -> dict[str, Source]:
 
     Raises:
         DataError: Naming the file and what is wrong with it.
+
+    Example:
+        >>> from mbflow.flow.run import open_sources
+        >>> from mbflow.steps import load
+        >>> sources = open_sources(load("pipelines/select.yaml"))  # doctest: +SKIP
+        >>> sources["rows"].num_positions  # doctest: +SKIP
+        20000
     """
     return {
         name: Source.open(name, spec.path, columns=spec.columns, label=spec.label, where=spec.where)
@@ -97,6 +110,11 @@ def check_extras(pipeline: Pipeline) -> None:
 
     Raises:
         MissingExtraError: Naming the step and the `pip install` to run.
+
+    Example:
+        >>> from mbflow.flow.run import check_extras
+        >>> from mbflow.steps import load
+        >>> check_extras(load("pipelines/select.yaml"))  # doctest: +SKIP
     """
     from importlib.util import find_spec
 
@@ -145,7 +163,14 @@ def run(
 
 
 def refusal(error: OSError, place: Path | str) -> MbflowError:
-    """The error that the machine's refusal is to the user; what was done stays done."""
+    """The error that the machine's refusal is to the user; what was done stays done.
+
+    Example:
+        >>> import errno
+        >>> from mbflow.flow.run import refusal
+        >>> str(refusal(OSError(errno.ENOSPC, "No space left on device", "runs/a"), "runs"))
+        'runs/a: the disk is full; mend that and run again: what is done is kept'
+    """
     number = error.errno
     if number is None:
         # Arrow hides the number in its text.
@@ -172,7 +197,7 @@ class _Run:
         self.threads = pipeline.run.threads or _native.num_threads()
         _native.set_num_threads(self.threads)
         self.log = events.EventLog(folder.events_file)
-        self.listeners = (self.log, *listeners)
+        self.listeners: tuple[events.Listener, ...] = (self.log, *listeners)
         self.stop = threading.Event()
         self.publishing = threading.Lock()
         self.begun = time.monotonic()

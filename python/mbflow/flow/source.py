@@ -50,6 +50,11 @@ class SourceFile:
         changed: When anything about it last changed; only the system sets it.
         rows: How many it holds.
         first: The position of its first row in the source.
+
+    Example:
+        >>> from mbflow.flow.source import SourceFile
+        >>> SourceFile(Path("a.parquet"), "a.parquet", 100, 0, 0, rows=3, first=0).rows
+        3
     """
 
     path: Path

@@ -61,7 +61,13 @@ class Parameters(BaseModel):
 
 
 class ParquetSpec(Parameters):
-    """`with:` of a `parquet` source."""
+    """`with:` of a `parquet` source.
+
+    Example:
+        >>> from mbflow.flow.spec import ParquetSpec
+        >>> ParquetSpec(path="data/", label="class").where is None
+        True
+    """
 
     path: str | list[str] = Field(
         description="A Parquet file, a folder of them, a glob, or a list of these; "
@@ -87,14 +93,26 @@ class ParquetSpec(Parameters):
 
 
 class SourceSpec(Parameters):
-    """One entry of `sources`."""
+    """One entry of `sources`.
+
+    Example:
+        >>> from mbflow.flow.spec import SourceSpec
+        >>> SourceSpec(**{"use": "parquet", "with": {"path": "a.parquet"}}).with_.path
+        'a.parquet'
+    """
 
     use: Literal["parquet"] = Field(description="The kind of source.")
     with_: ParquetSpec = Field(alias="with", description="What to read.")
 
 
 class StepSpec(Parameters):
-    """One entry of `steps`; `with` is checked by the step's own model."""
+    """One entry of `steps`; `with` is checked by the step's own model.
+
+    Example:
+        >>> from mbflow.flow.spec import StepSpec
+        >>> StepSpec(**{"use": "select.keep", "from": "score"}).with_
+        {}
+    """
 
     use: str = Field(description="The step's name in the catalogue; `mbflow steps` lists them.")
     from_: str | list[str] = Field(
@@ -107,7 +125,13 @@ class StepSpec(Parameters):
 
 
 class RunSpec(Parameters):
-    """How and where the pipeline runs; nothing here changes what comes out."""
+    """How and where the pipeline runs; nothing here changes what comes out.
+
+    Example:
+        >>> from mbflow.flow.spec import RunSpec
+        >>> RunSpec().out
+        'runs'
+    """
 
     engine: Literal["local"] = Field("local", description="What runs the work.")
     out: str = Field(
@@ -121,7 +145,13 @@ class RunSpec(Parameters):
 
 
 class PipelineSpec(Parameters):
-    """A whole pipeline file."""
+    """A whole pipeline file.
+
+    Example:
+        >>> from mbflow.flow.spec import PipelineSpec
+        >>> PipelineSpec.model_fields["seed"].default
+        0
+    """
 
     mbflow: Literal[1] = Field(description="The version of this grammar.")
     name: Name = Field(description="The pipeline's name; also that of its run folder.")
@@ -195,7 +225,7 @@ def schema_text(catalogue: Catalogue) -> str:
     Example:
         >>> from mbflow.flow.spec import schema_text
         >>> from mbflow.steps import CATALOGUE
-        >>> schema_text(CATALOGUE).endswith("}\\n")
+        >>> schema_text(CATALOGUE).endswith("}\n")
         True
     """
     return json.dumps(schema(catalogue), indent=2, ensure_ascii=False) + "\n"

@@ -38,7 +38,13 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class StepUse:
-    """A step as one pipeline uses it: its entry, its inputs by name and its checked parameters."""
+    """A step as one pipeline uses it: its entry, its inputs by name and its checked parameters.
+
+    Example:
+        >>> from mbflow.flow.validate import StepUse
+        >>> "parameters" in StepUse.__dataclass_fields__
+        True
+    """
 
     name: str
     step: Step
@@ -121,9 +127,9 @@ def parse(
         >>> from mbflow.flow.validate import parse
         >>> from mbflow.steps import CATALOGUE
         >>> pipeline = parse(
-        ...     "mbflow: 1\\nname: demo\\n"
-        ...     "sources: {rows: {use: parquet, with: {path: a.parquet, label: y}}}\\n"
-        ...     "steps: {graph: {use: select.hash_graph, from: rows}}\\n",
+        ...     "mbflow: 1\nname: demo\n"
+        ...     "sources: {rows: {use: parquet, with: {path: a.parquet, label: y}}}\n"
+        ...     "steps: {graph: {use: select.hash_graph, from: rows}}\n",
         ...     "demo.yaml", catalogue=CATALOGUE)
         >>> list(pipeline.steps)
         ['graph']

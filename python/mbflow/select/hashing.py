@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Graph", "exact_recall", "hash_graph", "kth_distances"]
 
 _STREAM_RECALL = 0x5E1_00003
-_BLOCK_VALUES = 32_000_000  # distances held at once
+_QUERIES = 256  # rows asked for at once
+_BLOCK_ROWS = 65_536  # rows they are compared with at once
 _SPARE = 16  # candidates beyond k that are measured again in float64
 
 
@@ -156,15 +157,43 @@ def kth_distances(
     squares = np.einsum("ij,ij->i", centred, centred)
     near = min(count - 1, neighbours + _SPARE)
     result = np.empty(len(rows), dtype=np.float64)
-    step = min(256, max(1, _BLOCK_VALUES // count))
-    for start in range(0, len(rows), step):
-        asked = rows[start : start + step]
-        short = squares - 2.0 * (centred[asked] @ centred.T)
-        short[np.arange(len(asked)), asked] = np.inf
-        candidates = np.argpartition(short, near - 1, axis=1)[:, :near]
+    for start in range(0, len(rows), _QUERIES):
+        asked = rows[start : start + _QUERIES]
+        candidates = _nearest(centred, squares, asked, near)
         exact = _distances(features, asked, candidates)
-        result[start : start + step] = np.sort(exact, axis=1)[:, neighbours - 1]
+        result[start : start + _QUERIES] = np.sort(exact, axis=1)[:, neighbours - 1]
     return result
+
+
+def _nearest(
+    centred: NDArray[np.float32],
+    squares: NDArray[np.float32],
+    asked: NDArray[np.int64],
+    near: int,
+) -> NDArray[np.int64]:
+    """The `near` nearest rows by the short form, without the rows themselves, block by block."""
+    values = np.empty((len(asked), 0), dtype=np.float32)
+    names = np.empty((len(asked), 0), dtype=np.int64)
+    for start in range(0, len(centred), _BLOCK_ROWS):
+        block = slice(start, min(start + _BLOCK_ROWS, len(centred)))
+        short = squares[block] - 2.0 * (centred[asked] @ centred[block].T)
+        own = (asked >= block.start) & (asked < block.stop)
+        short[own, asked[own] - start] = np.inf
+        if values.shape[1] == near:
+            # Most blocks hold few rows that are nearer than what is there: only those are sorted.
+            closer = short < values.max(axis=1)[:, None]
+            width = max(1, int(closer.sum(axis=1).max()))
+        else:
+            width = near
+        width = min(width, short.shape[1])
+        best = np.argpartition(short, width - 1, axis=1)[:, :width]
+        values = np.hstack([values, np.take_along_axis(short, best, axis=1)])
+        names = np.hstack([names, best + start])
+        if values.shape[1] > near:
+            kept = np.argpartition(values, near - 1, axis=1)[:, :near]
+            values = np.take_along_axis(values, kept, axis=1)
+            names = np.take_along_axis(names, kept, axis=1)
+    return names
 
 
 def _distances(

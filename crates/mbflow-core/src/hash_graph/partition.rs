@@ -247,3 +247,15 @@ fn ordered(value: f32) -> u32 {
     let bits = (value + 0.0).to_bits(); // -0.0 becomes 0.0
     if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ordered;
+
+    #[test]
+    fn integers_order_as_the_numbers_do() {
+        let numbers = [f32::MIN, -2.5, -1.0, -f32::MIN_POSITIVE, -1e-45, 0.0, 1e-45, 0.5, 1.0, f32::MAX];
+        assert!(numbers.is_sorted_by(|&a, &b| ordered(a) < ordered(b)));
+        assert_eq!(ordered(-0.0), ordered(0.0));
+    }
+}
