@@ -137,7 +137,7 @@ def test_validate_prints_every_problem_with_its_place(root: Path, tmp_path: Path
 
 def test_show_resolved_is_a_pipeline_again(root: Path, tmp_path: Path) -> None:
     done = call("show", "pipelines/select.yaml", "--resolved", cwd=root)
-    assert "learning_rate: 0.01" in done.stdout
+    assert "learning_rate: 0.05" in done.stdout
     (tmp_path / "again.yaml").write_text(done.stdout)
     assert call("show", str(tmp_path / "again.yaml"), "--resolved", cwd=root).stdout == done.stdout
 

@@ -218,3 +218,19 @@ def test_real_sets(data_folder, name):
     selection = select_instances(table, "label", **QUICK)
     assert len(selection.indices) == int(table.height * 0.04 + 0.5)
     assert (selection.summary["kept"] >= 1).all()
+
+
+def test_the_step_defaults_are_those_of_python() -> None:
+    import inspect
+
+    from mbflow.steps import CATALOGUE
+
+    here = inspect.signature(select_instances).parameters
+    checked = 0
+    for use in ("select.hash_graph", "select.attention", "select.keep"):
+        for name, field in CATALOGUE[use].parameters.model_fields.items():
+            # None here leaves the choice to the kernel, whose defaults the step spells out.
+            if name in here and here[name].default is not None and field.default is not None:
+                assert here[name].default == field.default, name
+                checked += 1
+    assert checked >= 12

@@ -57,7 +57,7 @@ class HashGraphParameters(Parameters):
         "min_max", description="How numeric columns are scaled."
     )
     max_categories: int = Field(
-        32, ge=2, le=4096, description="Values of a text column that get a column of their own."
+        32, ge=1, le=4096, description="Values of a text column that get a column of their own."
     )
 
     @field_validator("width")
@@ -73,13 +73,13 @@ class AttentionParameters(Parameters):
 
     heads: int = Field(4, ge=1, le=64, description="Attention heads.")
     hidden: int = Field(8, ge=1, le=1024, description="Width of each head in the first layer.")
-    epochs: int = Field(200, ge=1, le=100_000, description="Passes over the rows at most.")
+    epochs: int = Field(150, ge=1, le=100_000, description="Passes over the rows at most.")
     patience: int = Field(
         20, ge=1, description="Epochs without a lower held-out loss before training stops."
     )
-    learning_rate: float = Field(0.01, gt=0, le=10, description="Step length of Adam.")
+    learning_rate: float = Field(0.05, gt=0, le=10, description="Step length of Adam.")
     feature_dropout: float = Field(
-        0.1, ge=0, lt=1, description="Share of the features left out in training."
+        0.0, ge=0, lt=1, description="Share of the features left out in training."
     )
     attention_dropout: float = Field(
         0.1, ge=0, lt=1, description="Share of the attention coefficients left out in training."
@@ -193,7 +193,8 @@ def _hash_graph(context: Context, parameters: HashGraphParameters) -> None:
         if labels is not None:
             columns["label"] = labels.slice(start, stop - start).combine_chunks()
         context.write(pa.table(columns))
-    sample = min(len(features), 1000)
+    # The comparison is quadratic; a hundred rows tell the share to a few per cent.
+    sample = min(len(features), max(100, min(1000, 20_000_000 // len(features))))
     recall = select.exact_recall(graph, features, sample=sample, seed=context.seed)
     context.note(
         f"{graph.rows} rows x {features.shape[1]} features, {graph.edges} edges; "
