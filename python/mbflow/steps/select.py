@@ -334,6 +334,8 @@ def _evaluate(context: Context, parameters: EvaluateParameters) -> None:
             test_fraction=parameters.test_fraction,
             classifiers=parameters.classifiers,
             max_train_rows=parameters.max_train_rows,
+            # Splits run side by side, so each gets its share of the threads.
+            threads=max(1, context.threads // parameters.seeds),
             # Times differ from run to run; outputs do not.
             record_times=False,
             on_progress=lambda done, total: context.progress(done, total, "splits"),
