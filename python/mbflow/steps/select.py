@@ -401,26 +401,35 @@ def _spread(mean: float, deviation: float | None) -> str:
     return f"{mean:.3f}" if deviation is None else f"{mean:.3f} ± {deviation:.3f}"
 
 
+# Estimates are what the process holds at the peak, measured on 2 threads and rounded up: the
+# libraries themselves, and bytes by row.
+_BASE = 200 << 20
+_TORCH = 500 << 20
+_FOREST_ROW = 30_000
+
+
 def _estimate_graph(parameters: HashGraphParameters, rows: int, size: int) -> tuple[int, int]:
-    # Source, encoded features and the copy sorted by bucket, and the edges.
-    return rows, 3 * size + rows * parameters.neighbours * 16
+    # The table, its float64 and float32 forms and the copy sorted by bucket; edges in and out.
+    return rows, _BASE + 4 * size + rows * parameters.neighbours * 24
 
 
 def _estimate_attention(parameters: AttentionParameters, rows: int, size: int) -> tuple[int, int]:
-    # Activations of both layers and their gradients for the edges of a row.
-    return rows, size + rows * parameters.heads * (parameters.hidden * 8 + 11 * 16)
+    return rows, _TORCH + size + rows * parameters.heads * (parameters.hidden * 16 + 256)
 
 
 def _estimate_keep(parameters: KeepParameters, rows: int, size: int) -> tuple[int, int]:
     fraction = 0.04 if parameters.fraction is None else parameters.fraction
     kept = rows if rows == 0 else select.kept_count(rows, fraction=fraction)
     count = kept if parameters.count is None else min(parameters.count, rows)
-    return count, rows * 32 + size // 16
+    return count, _BASE + rows * 32 + size // 16
 
 
 def _estimate_evaluate(parameters: EvaluateParameters, rows: int, size: int) -> tuple[int, int]:
-    del rows
-    return 9 * parameters.seeds, 6 * size
+    # Two splits side by side, each with a forest on all its rows.
+    forest = min(parameters.max_train_rows, rows) * _FOREST_ROW
+    return 3 * len(
+        parameters.classifiers
+    ) * parameters.seeds, _TORCH + _BASE + 8 * size + 2 * forest
 
 
 STEPS: tuple[Step, ...] = (
