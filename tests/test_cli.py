@@ -292,6 +292,27 @@ def test_ctrl_c_ends_a_busy_run_and_the_next_one_goes_on(root: Path, tmp_path: P
     assert json.loads(done.stdout)["kept"] == ["graph"]
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("mbflow 0.")
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9])
+def test_an_interrupt_at_any_time_has_its_exit_code(root: Path, seconds: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mbflow", "plan", "pipelines/select.yaml"],
+        cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    # The interpreter itself answers before mbflow is there, and a fast machine may be done.
+    assert process.returncode in (0, 5) or (seconds < 0.2 and process.returncode in (1, -2, 130))
+    if process.returncode == 5:
+        assert errors.endswith("interrupted\n")
+        assert "Traceback" not in errors
+
+
 def test_a_closed_pipe_is_no_error(root: Path) -> None:
     done = subprocess.run(
         f"{sys.executable} -m mbflow schema | head -c 10; echo ${{PIPESTATUS[0]}}",

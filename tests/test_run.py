@@ -121,6 +121,7 @@ def test_any_flipped_bit_is_found_by_verify_and_mended_by_the_next_run(
     seen: list[events.Event] = []
     run(tiny(place), listeners=[seen.append])
     assert hashes(folder) == before
+    assert verify(find(folder))[1] == []
     if "steps" in path.parts:
         assert path.parent.name in [event.step for event in events_of(seen, events.StepStarted)]
         assert str(path) in events_of(seen, events.RunWarning)[0].text
@@ -135,6 +136,35 @@ def test_missing_and_surplus_files_are_found(place: Path) -> None:
     assert "one/part-00000.parquet: missing" in text
     assert "two/stray.txt: not in the manifest" in text
     assert "both: missing" in text
+
+
+@pytest.mark.parametrize("what", ["file", "link", "dangling"])
+def test_a_step_folder_that_was_replaced_is_made_again(place: Path, what: str) -> None:
+    folder = run(tiny(place)).folder
+    before = hashes(folder)
+    step = folder / "steps" / "two"
+    shutil.move(step, place / "elsewhere")
+    if what == "file":
+        step.write_text("no folder")
+    elif what == "link":
+        (place / "elsewhere" / "part-00000.parquet").write_bytes(b"damaged")
+        step.symlink_to(place / "elsewhere")
+    else:
+        step.symlink_to(place / "nowhere")
+    assert run(tiny(place)).ran == ("two",)
+    assert hashes(folder) == before
+    assert (place / "elsewhere").is_dir()
+    assert run(tiny(place)).ran == ()
+
+
+def test_a_document_nested_without_end_counts_as_damaged(place: Path) -> None:
+    folder = run(tiny(place)).folder
+    before = hashes(folder)
+    for name in ["run.json", "sources/rows.json", "steps/one/_manifest.json"]:
+        (folder / name).write_text('{"a":' * 100_000)
+    assert len(verify(find(folder))[1]) == 3
+    assert run(tiny(place)).ran == ("one",)
+    assert hashes(folder) == before
 
 
 def test_a_changed_input_is_found_by_verify(place: Path) -> None:

@@ -376,7 +376,7 @@ def test_one_class_cannot_be_told_apart():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"heads": 0}, "heads is 0; expected a whole number of at least 1"),
+        ({"heads": 0}, "heads is 0; expected a whole number from 1 to 64"),
         ({"epochs": 0}, "epochs is 0"),
         ({"patience": 0}, "patience is 0"),
         ({"hidden": 1.5}, "hidden is 1.5"),

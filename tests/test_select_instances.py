@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -234,3 +237,32 @@ def test_the_step_defaults_are_those_of_python() -> None:
                 assert here[name].default == field.default, name
                 checked += 1
     assert checked >= 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"seed": None}, "seed is None"),
+        ({"threads": 0}, "threads is 0"),
+        ({"fraction": "0.1"}, "fraction is 0.1"),
+        ({"count": 2.5}, "count is 2.5"),
+        ({"neighbours": 2.5}, "hash_graph"),
+        ({"probes": -1}, "hash_graph"),
+        ({"heads": 10**6}, "heads is 1000000; expected a whole number from 1 to 64"),
+    ],
+)
+def test_settings_of_the_wrong_kind(settings: dict[str, Any], message: str) -> None:
+    features = np.arange(40, dtype=np.float32).reshape(20, 2)
+    with pytest.raises(InvalidArgumentError, match=re.escape(message)):
+        select_instances(features, ["a", "b"] * 10, **{"epochs": 1, **settings})
+
+
+def test_a_type_that_polars_cannot_read_names_the_column() -> None:
+    import pyarrow as pa
+
+    table = pa.table({"wide": pa.array([1, 2], pa.decimal256(70, 10)), "y": ["a", "b"]})
+    with pytest.raises(DataError, match=r"column 'wide' is of type decimal256\(70, 10\)"):
+        select_instances(table, "y", epochs=1)

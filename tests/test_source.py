@@ -71,6 +71,37 @@ def test_take_reads_just_these_rows(
     assert [x for batch in batches for x in batch["x"].to_pylist()] == sorted(rows)
 
 
+def test_where_sees_the_source_as_a_whole(tmp_path: Path) -> None:
+    for index in range(3):
+        write(tmp_path / f"{index}.parquet", {"x": list(range(40 * index, 40 * index + 40))})
+    one = Source.open("rows", str(tmp_path), where="x > AVG(x)")
+    assert one.positions().tolist() == list(range(60, 120))
+    assert Source.open("rows", str(tmp_path), where="x > MAX(x) - 5").table().num_rows == 5
+    assert Source.open("rows", str(tmp_path), where="1 = 1").table().num_rows == 120
+
+
+def test_no_file_is_read_twice(tmp_path: Path) -> None:
+    path = write(tmp_path / "d" / "a.parquet", {"x": [1, 2]})
+    (tmp_path / "d" / "self").symlink_to(tmp_path / "d")
+    assert Source.open("rows", str(tmp_path / "d")).table().num_rows == 2
+    for twice in ([str(path), str(path)], [str(tmp_path / "d"), str(path)]):
+        with pytest.raises(DataError, match=r"a\.parquet: named twice"):
+            Source.open("rows", twice)
+
+
+def test_views_are_read_and_taken_as_text(tmp_path: Path) -> None:
+    column = pa.array(["a", "b", "c"], pa.string_view())
+    source = Source.open("rows", str(write(tmp_path / "a.parquet", {"x": column})))
+    assert source.table()["x"].to_pylist() == ["a", "b", "c"]
+    (batch,) = source.take(np.array([0, 2]))
+    assert batch["x"].to_pylist() == ["a", "c"]
+
+
+def test_a_name_too_long_for_the_system(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be looked up: File name too long"):
+        Source.open("rows", "a" * 5000)
+
+
 def test_columns_by_name_and_glob_keep_the_order_of_the_file_and_the_label(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", {"x_1": [1], "other": [2], "x_2": [3], "y": ["k"]})
     source = Source.open("rows", str(path), columns=["x_*"], label="y")

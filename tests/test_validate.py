@@ -269,6 +269,11 @@ CASES: list[tuple[str, str, list[str]]] = [
             "11:58: expected a number, found a map",
         ],
     ),
+    (
+        "label: y}",
+        'label: y, where: "x >"}',
+        ["7:70: expected a polars SQL expression, found `x >`: unable to parse 'x >' as Expr"],
+    ),
     # references
     (
         "${vars.data}",
@@ -470,6 +475,14 @@ def test_assignments_and_references_fill_in() -> None:
     assert pipeline.resolved["steps"]["keep"]["with"]["fraction"] == 0.5
     assert pipeline.resolved["steps"]["check"]["with"]["seeds"] == 2
     assert pipeline.run.threads == 3
+
+
+def test_null_can_be_assigned() -> None:
+    text = GOOD.replace("label: y", 'label: y, where: "x > 1"')
+    pipeline = parse(
+        text, "p.yaml", catalogue=CATALOGUE, assignments=["sources.rows.with.where=null"]
+    )
+    assert pipeline.sources["rows"].where is None
 
 
 def test_resolved_text_loads_to_the_same_pipeline() -> None:

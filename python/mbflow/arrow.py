@@ -137,7 +137,22 @@ def _arrow_frame(table: ArrowStreamExportable | ArrowArrayExportable, what: str)
 
     if _comes_from(table, "pyarrow", "Array") or _comes_from(table, "pyarrow", "ChunkedArray"):
         raise InvalidArgumentError(f"{what} is a single Arrow column; pass a table")
+    if _comes_from(table, "pyarrow", "Table") or _comes_from(table, "pyarrow", "RecordBatch"):
+        _refuse_unreadable(table)
     return pl.DataFrame(table)
+
+
+def _refuse_unreadable(table: Any) -> None:
+    """Refuse the types on which polars panics instead of raising."""
+    import pyarrow as pa
+
+    for field in table.schema:
+        empty = pa.types.is_fixed_size_list(field.type) and field.type.list_size == 0
+        if empty or pa.types.is_decimal256(field.type):
+            raise DataError(
+                f"column {field.name!r} is of type {field.type}, which cannot be read; leave the "
+                "column out with `columns`, or turn it into numbers"
+            )
 
 
 def to_series(values: Any, *, name: str = "values") -> pl.Series:

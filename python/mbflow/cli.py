@@ -27,6 +27,9 @@ __all__ = ["main"]
 # Its base is what all wrong arguments raise; typer does not export it under a name.
 USAGE_ERROR: Any = typer.BadParameter.__base__
 
+# What typer makes of Ctrl-C before a command is under way.
+_CTRL_C = 130
+
 app = typer.Typer(
     name="mbflow",
     help="Mini-batches for training, from Parquet: pipelines that select, pack and sample.",
@@ -45,6 +48,25 @@ Assignments = Annotated[
     typer.Option("--set", help="Change a value: PATH=VALUE. Repeatable.", metavar="PATH=VALUE"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001  - typer calls it so
+    if wanted:
+        from mbflow import build_info
+
+        info = build_info()
+        typer.echo(f"mbflow {info['version']} ({info['profile']}, {info['features']})")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Mini-batches for training, from Parquet: pipelines that select, pack and sample."""
+    del version
 
 
 def _say(text: str) -> None:
@@ -107,17 +129,22 @@ def run(
             }
         )
         return
-    _print_results(tables)
+    _print_results([output.manifest for output in result.outputs.values()])
     typer.echo(f"run folder  {result.folder}")
     typer.echo(f"report      {report}")
 
 
-def _print_results(tables: list[dict[str, Any]]) -> None:
+def _print_results(manifests: Sequence[dict[str, Any]]) -> None:
     """Results on the terminal; how each column was treated stands in the report only."""
-    for table in tables:
-        if not table["title"].startswith("Columns "):
-            _print_table(table["columns"], table["rows"], table["title"])
-            typer.echo("")
+    for manifest in manifests:
+        for table in manifest["tables"]:
+            if not table["title"].startswith("Columns "):
+                _print_table(table["columns"], table["rows"], table["title"])
+                typer.echo("")
+    for manifest in manifests:
+        for note in manifest["notes"]:
+            typer.echo(f"{manifest['step']}: {note}")
+    typer.echo("")
 
 
 @app.command(epilog="Example: mbflow plan pipelines/select.yaml")
@@ -182,7 +209,7 @@ def validate(
         raise PipelineError(problems)
 
 
-@app.command(epilog="Example: mbflow verify runs/select-letters")
+@app.command(epilog="Example: mbflow verify runs/select")
 def verify(
     run: RunPath,
     as_json: Json = False,
@@ -194,21 +221,26 @@ def verify(
 
     folder = find(run)
     looked, problems = check(folder, on_look=lambda name: _say(f"checking {name}"))
+    run_file = folder.read_run() or {}
+    waiting = [
+        name
+        for name, step in run_file.get("steps", {}).items()
+        if step["status"] not in {"done", "kept"}
+    ]
     if as_json:
-        _print_json({"folder": str(folder.path), "files": looked, "problems": problems})
+        found = {"folder": str(folder.path), "files": looked, "problems": problems}
+        _print_json({**found, "not_done": waiting})
     elif not problems:
         typer.echo(f"{folder.path}: {looked} files checked, all sound")
+    if waiting:
+        _say(
+            f"the run is not complete: {', '.join(waiting)} not done; `mbflow run` goes on with it"
+        )
     if problems:
+        what = "problem" if len(problems) == 1 else "problems"
+        advice = "`mbflow run` makes damaged outputs again, and all of them where a source changed"
         raise DataError(
-            "\n".join(
-                [
-                    *problems,
-                    (
-                        f"{len(problems)} of {looked} files are damaged or gone"
-                        "; `mbflow run` makes damaged outputs again"
-                    ),
-                ]
-            )
+            "\n".join([*problems, f"{len(problems)} {what} in {looked} files; {advice}"])
         )
 
 
@@ -252,16 +284,18 @@ def _show_run(target: Path, *, as_json: bool) -> None:
         raise DataError(f"{folder.run_file}: missing or damaged; run the pipeline again")
     columns = ["step", "use", "status", "rows", "bytes", "seconds"]
     rows = [[name, *(step[key] for key in columns[1:])] for name, step in run["steps"].items()]
-    tables = []
-    for name, step in run["steps"].items():
-        if step["status"] in {"done", "kept"}:
-            tables += Dataset.open(folder.step(name)).manifest["tables"]
+    manifests = [
+        Dataset.open(folder.step(name)).manifest
+        for name, step in run["steps"].items()
+        if step["status"] in {"done", "kept"}
+    ]
     if as_json:
+        tables = [table for manifest in manifests for table in manifest["tables"]]
         _print_json({"run": run, "tables": tables})
         return
     _print_table(columns, rows, f"{run['name']}: {run['status']} ({folder.path})")
     typer.echo("")
-    _print_results(tables)
+    _print_results(manifests)
 
 
 @app.command(epilog="Example: mbflow steps select.keep")
@@ -299,7 +333,7 @@ def schema() -> None:
     typer.echo(schema_text(CATALOGUE), nl=False)
 
 
-@app.command(epilog="Example: mbflow report runs/select-letters")
+@app.command(epilog="Example: mbflow report runs/select")
 def report(run: RunPath) -> None:
     """Write report.html of a run folder again and print where it lies."""
     from mbflow import _native
@@ -375,7 +409,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _guarded(arguments: list[str]) -> int:
+def _guarded(arguments: list[str]) -> int:  # noqa: PLR0911  - one return for each kind of end
     try:
         result = app(arguments, standalone_mode=False, prog_name="mbflow")
     except InterruptedRunError as error:
@@ -414,4 +448,7 @@ def _guarded(arguments: list[str]) -> int:
             "what MBFLOW_TRACEBACK=1 in the environment prints"
         )
         return MbflowError.exit_code
+    if result == _CTRL_C:
+        _say("interrupted")
+        return InterruptedRunError.exit_code
     return result if isinstance(result, int) else 0

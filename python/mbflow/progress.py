@@ -169,7 +169,9 @@ def _rich_table(
 
 def _progress_text(event: StepProgress) -> str:
     total = "" if event.total is None else f"/{event.total:,}"
-    text = f"{event.unit} {event.done:,}{total}".strip()
+    if not event.unit:
+        return event.text
+    text = f"{event.unit} {event.done:,}{total}"
     return f"{text} ({event.text})" if event.text else text
 
 
@@ -265,12 +267,14 @@ class _Display:
         self._console = console
         self._clock = clock
         self._lines: dict[str, _Line] = {}
+        self._known: tuple[str, ...] = ()
         self._spinner = Spinner("dots", style="cyan")
         self._end: Text | None = None
 
     def __call__(self, event: Event) -> None:
         match event:
             case RunStarted():
+                self._known = event.steps
                 self._lines = {step: _Line() for step in event.steps}
                 self._console.print(Text(event.name, style="bold"), Text(event.folder, style="dim"))
             case RunWarning():
@@ -284,6 +288,9 @@ class _Display:
                 self._end = Text.assemble(
                     (event.status, style), f" after {duration(event.seconds)}: {event.folder}"
                 )
+            case StepProgress() if event.done == event.total and event.step not in self._known:
+                # What is no step of the run, such as reading a source, goes when it is done.
+                self._lines.pop(event.step, None)
             case _:
                 self._step(event, self._lines.setdefault(event.step, _Line()))
 

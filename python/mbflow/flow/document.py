@@ -271,11 +271,13 @@ class Document:
             if not equals or not name.strip():
                 self.problems.add(place, "expected path=value, such as vars.keep=0.1")
                 continue
-            other = Document.parse(value, str(place))
+            # As the value of a key, so that null is a value and not an empty document.
+            other = Document.parse(f"value: {value}", str(place))
             if value.strip() and other.problems.found:
                 self.problems.add(place, other.problems.found[0][1])
                 continue
-            self._assign(tuple(name.strip().split(".")), other.data if value.strip() else "", place)
+            found = other.data["value"] if value.strip() else ""
+            self._assign(tuple(name.strip().split(".")), found, place)
 
     def _assign(self, parts: tuple[str, ...], value: Any, place: Place) -> None:
         here: Any = self.data

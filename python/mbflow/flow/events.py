@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mbflow import _native
+from mbflow.flow.manifest import write_whole
 
 __all__ = [
     "Event",
@@ -203,7 +204,7 @@ class EventLog:
     """Appends events to `events.jsonl`, one JSON object with its checksum a line.
 
     Progress is not logged: it is for the moment. A line is written in one call, so a killed run
-    leaves at most one cut line at the end, which `read_events` passes over and the next run mends.
+    leaves at most one cut line at the end, which `read_events` passes over and the next run drops.
 
     Example:
         >>> import tempfile
@@ -217,8 +218,7 @@ class EventLog:
     """
 
     def __init__(self, path: Path) -> None:
-        if path.exists():
-            _drop_cut_line(path)
+        _mend(path)
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
     def __call__(self, event: Event) -> None:
@@ -234,12 +234,14 @@ class EventLog:
         os.close(self._file)
 
 
-def _drop_cut_line(path: Path) -> None:
-    """Cut what follows the last line break: the rest of a line that a kill interrupted."""
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole != len(data):
-        os.truncate(path, whole)
+def _mend(path: Path) -> None:
+    """Drop what a kill or a flipped bit left behind, so that the log is sound from here on."""
+    if not path.exists():
+        return
+    sound = [record for record, is_sound in read_events(path) if is_sound]
+    data = "".join(_line(record) + "\n" for record in sound).encode()
+    if data != path.read_bytes():
+        write_whole(path, data)
 
 
 def read_events(path: Path) -> Iterator[tuple[dict[str, Any], bool]]:
@@ -262,7 +264,7 @@ def read_events(path: Path) -> Iterator[tuple[dict[str, Any], bool]]:
             text = raw.decode()
             record = json.loads(text)
             given = record.pop("sum")
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             yield {}, False
             continue
         yield record, _line(record) == text and isinstance(given, str)

@@ -116,14 +116,11 @@ class RunFolder:
         """Remove unfinished outputs of dead runs. Under the lock, so nobody is writing them."""
         for place in (self.path, self.steps, self.path / "sources"):
             for left in place.glob(".tmp-*"):
-                if left.is_dir():
-                    shutil.rmtree(left)
-                else:
-                    left.unlink()
+                _remove(left)
         for old in self.steps.glob(".old-*"):
             name = old.name.removeprefix(".old-")
-            if (self.steps / name).exists():
-                shutil.rmtree(old)
+            if os.path.lexists(self.steps / name):
+                _remove(old)
             else:
                 old.rename(self.steps / name)
 
@@ -139,17 +136,25 @@ class RunFolder:
         A crash between the two renames is mended by the next run: it puts the old output back.
         """
         target, old = self.step(name), self.steps / f".old-{name}"
-        if target.exists():
+        if os.path.lexists(target):
             target.rename(old)
         temporary.rename(target)
         sync_folder(self.steps)
-        if old.exists():
-            shutil.rmtree(old)
+        if os.path.lexists(old):
+            _remove(old)
 
     def discard(self) -> None:
         """Remove what unfinished steps wrote."""
         for left in self.steps.glob(".tmp-*"):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Remove whatever stands there; where it is a link, the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def find(path: Path) -> RunFolder:
@@ -210,15 +215,15 @@ def verify(
         run = read_sealed(folder.run_file)
     except FileNotFoundError:
         problems.append(f"{folder.run_file}: missing")
-    except DataError as error:
-        problems.append(str(error))
+    except (DataError, OSError) as error:
+        problems.append(f"{folder.run_file}: cannot be read: {error}")
     for path in sorted((folder.path / "sources").glob("*.json")):
         on_look(f"source {path.stem}")
         looked += 1
         try:
             manifest = read_sealed(path)
-        except DataError as error:
-            problems.append(str(error))
+        except (DataError, OSError) as error:
+            problems.append(f"{path}: cannot be read: {error}")
             continue
         looked += len(manifest["files"])
         problems += inputs.damage(manifest)

@@ -86,13 +86,13 @@ def unseal(data: bytes) -> dict[str, Any]:
     """
     try:
         content = json.loads(data.decode())
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("not a JSON document") from None
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004  - one error type for all damage
     try:
         sound = seal(content) == data
-    except ValueError:
+    except (ValueError, RecursionError):
         sound = False
     if not sound:
         raise ValueError("the content does not match its checksum")

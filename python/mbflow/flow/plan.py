@@ -134,12 +134,18 @@ class Estimate:
     memory: int
 
 
-def estimates(pipeline: Pipeline, sources: Mapping[str, tuple[int, int]]) -> dict[str, Estimate]:
+def estimates(
+    pipeline: Pipeline,
+    sources: Mapping[str, tuple[int, int]],
+    *,
+    known: Mapping[str, int] | None = None,
+) -> dict[str, Estimate]:
     r"""Estimate every step from the rows and the in-memory bytes of the sources. Pure.
 
     Args:
         pipeline: A checked pipeline.
         sources: (rows, bytes) of each source.
+        known: The rows of steps whose output is there.
 
     Example:
         >>> from mbflow.flow.plan import estimates
@@ -165,6 +171,7 @@ def estimates(pipeline: Pipeline, sources: Mapping[str, tuple[int, int]]) -> dic
             out, memory = rows[use.inputs[0]], size[first]
         else:
             out, memory = use.step.estimate(use.parameters, rows[use.inputs[0]], size[first])
+        out = (known or {}).get(name, out)
         rows[name], size[name] = out, size[first]
         result[name] = Estimate(out, memory)
     return result

@@ -54,28 +54,29 @@ def preview(pipeline: Pipeline) -> dict[str, Any]:
         }
     prints = fingerprints(pipeline, {name: m["fingerprint"] for name, m in manifests.items()})
     sizes = {name: (source.num_positions, _in_memory(source)) for name, source in sources.items()}
-    expected = estimates(pipeline, sizes)
-    steps = []
-    redone: set[str] = set()
-    for name, use in pipeline.steps.items():
-        found = state(folder.step(name), use, expected=prints[name])
-        done = found.done and found.manifest is not None
-        if not done:
-            redone.add(name)
-        steps.append(
-            {
-                "name": name,
-                "use": use.step.use,
-                "from": list(use.inputs),
-                "action": "reuse" if done else "run",
-                "reason": found.reason,
-                "fingerprint": prints[name],
-                "rows": found.manifest["rows"]
-                if done and found.manifest is not None
-                else expected[name].rows,
-                "memory": 0 if done else expected[name].memory,
-            }
-        )
+    states = {
+        name: state(folder.step(name), use, expected=prints[name])
+        for name, use in pipeline.steps.items()
+    }
+    there = {
+        name: found.manifest["rows"]
+        for name, found in states.items()
+        if found.done and found.manifest is not None
+    }
+    expected = estimates(pipeline, sizes, known=there)
+    steps = [
+        {
+            "name": name,
+            "use": use.step.use,
+            "from": list(use.inputs),
+            "action": "reuse" if name in there else "run",
+            "reason": states[name].reason,
+            "fingerprint": prints[name],
+            "rows": expected[name].rows,
+            "memory": 0 if name in there else expected[name].memory,
+        }
+        for name, use in pipeline.steps.items()
+    ]
     return {
         "name": pipeline.name,
         "folder": str(folder.path),

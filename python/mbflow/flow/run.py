@@ -87,7 +87,7 @@ class RunResult:
 
 
 def open_sources(pipeline: Pipeline) -> dict[str, Source]:
-    """Open every source of a pipeline: files found, footers read, columns checked.
+    """Open every source of a pipeline: files found, footers read, steps' needs checked.
 
     Raises:
         DataError: Naming the file and what is wrong with it.
@@ -99,10 +99,14 @@ def open_sources(pipeline: Pipeline) -> dict[str, Source]:
         >>> sources["rows"].num_positions  # doctest: +SKIP
         20000
     """
-    return {
+    sources = {
         name: Source.open(name, spec.path, columns=spec.columns, label=spec.label, where=spec.where)
         for name, spec in pipeline.sources.items()
     }
+    for use in pipeline.steps.values():
+        if use.step.preflight is not None and use.source is not None:
+            use.step.preflight(use.parameters, sources[use.source])
+    return sources
 
 
 def check_extras(pipeline: Pipeline) -> None:
@@ -180,7 +184,8 @@ def refusal(error: OSError, place: Path | str) -> MbflowError:
         return ResourceError(
             number, f"{where}: {_REFUSALS[number]}; mend that and run again: what is done is kept"
         )
-    return DefectError(f"{place}: {type(error).__name__}: {error}")
+    where = error.filename or place
+    return ResourceError(number, f"{where}: {error.strerror or error}; mend that and run again")
 
 
 class _Run:
@@ -312,7 +317,7 @@ class _Run:
         def on_file(done: int, total: int) -> None:
             self.check()
             if total > 1:
-                self.emit(events.StepProgress(name, done, total, "files", "checksums"))
+                self.emit(events.StepProgress(f"source {name}", done, total, "files", ""))
 
         manifest = inputs.scan(
             source,
@@ -321,6 +326,7 @@ class _Run:
             map_=self.engine.map,
             on_file=on_file,
         )
+        on_file(len(source.files), len(source.files))
         if before is not None and before["fingerprint"] != manifest["fingerprint"]:
             for line in inputs.changes(before, manifest)[:20]:
                 self.emit(events.RunWarning(f"source {name}: {line} since the last run"))
@@ -498,6 +504,10 @@ class _Run:
                 seconds=seconds,
                 error=None if error is None else str(error),
             )
+            if status == "done" and not self.ran and self.before.get("status") == "done":
+                # A look at a finished run is not the run: its times stay.
+                for key in ("started", "finished", "seconds"):
+                    self.record[key] = self.before[key]
             self.folder.write_run(self.record)
         self.emit(events.RunFinished(status, seconds, str(self.folder.path)))
         self.log.close()

@@ -22,7 +22,7 @@ import fnmatch
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,9 @@ class Source:
         label: The class column, or None.
         where: A polars SQL expression, or None.
         num_positions: Rows in the files, before `where`.
+        full: The schema of all columns of the files.
+        needed: The columns that `where` reads.
+        mask: Holds, once it is known, for each position whether `where` is true.
 
     Example:
         >>> from mbflow.flow.source import Source
@@ -136,7 +139,9 @@ class Source:
     label: str | None
     where: str | None
     num_positions: int
+    full: pa.Schema
     needed: tuple[str, ...]
+    mask: list[np.ndarray[Any, np.dtype[np.bool_]]] = field(default_factory=list, compare=False)
 
     kind = "rows"
 
@@ -192,7 +197,7 @@ class Source:
         full = _unified(files, schemas)
         chosen = _chosen(full, columns, label, files[0].path)
         needed = _needed(full, where, files[0].path)
-        return cls(name, tuple(files), chosen, label, where, first, needed)
+        return cls(name, tuple(files), chosen, label, where, first, full, needed)
 
     @property
     def columns(self) -> list[str]:
@@ -255,22 +260,31 @@ class Source:
         self, columns: Sequence[str] | None
     ) -> Iterator[tuple[np.ndarray[Any, np.dtype[np.int64]], pa.RecordBatch]]:
         wanted = self.columns if columns is None else list(columns)
-        read = list(dict.fromkeys([*wanted, *self.needed]))
+        mask = self._mask()
+        schema = pa.schema([self.schema.field(column) for column in wanted])
+        for file, position, batch in self._raw(wanted):
+            here = np.arange(position, position + batch.num_rows, dtype=np.int64)
+            table = pa.Table.from_batches([batch])
+            if mask is not None:
+                keep = mask[position : position + batch.num_rows]
+                here, table = here[keep], table.filter(pa.array(keep))
+            found = self._cast(table, wanted, file).combine_chunks().to_batches()
+            yield here, found[0] if found else pa.RecordBatch.from_pylist([], schema)
+
+    def _raw(self, columns: Sequence[str]) -> Iterator[tuple[SourceFile, int, pa.RecordBatch]]:
+        """Every row of these columns as it stands in the files: file, first position, rows."""
         for file in self.files:
             position = file.first
             with foreign_errors(file.path), _opened(file) as parquet:
-                # A footer may claim rows without a single column to read them from.
                 batches = (
-                    parquet.iter_batches(_BATCH_ROWS, columns=read)
-                    if read
+                    parquet.iter_batches(_BATCH_ROWS, columns=list(columns))
+                    if columns
                     else _empty_batches(file.rows)
                 )
                 for batch in batches:
                     batch.validate(full=True)
-                    count = batch.num_rows
-                    here = np.arange(position, position + count, dtype=np.int64)
-                    position += count
-                    yield self._filtered(here, batch, wanted, file)
+                    yield file, position, batch
+                    position += batch.num_rows
             if position != file.first + file.rows:
                 raise DataError(
                     f"{file.path}: its footer says {file.rows} rows, but "
@@ -278,32 +292,32 @@ class Source:
                 )
             self._unchanged(file)
 
-    def _filtered(
-        self,
-        here: np.ndarray[Any, np.dtype[np.int64]],
-        batch: pa.RecordBatch,
-        wanted: list[str],
-        file: SourceFile,
-    ) -> tuple[np.ndarray[Any, np.dtype[np.int64]], pa.RecordBatch]:
-        table = pa.Table.from_batches([batch])
-        if self.where is not None:
-            try:
-                frame = pl.DataFrame(pl.from_arrow(table.select(list(self.needed))))
-                mask = frame.select(pl.sql_expr(self.where).alias("keep"))["keep"]
-            except pl.exceptions.PolarsError as error:
+    def _mask(self) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
+        """For each position whether `where` holds, or None without one.
+
+        It is applied to the whole source at once, not by batch: `x > AVG(x)` must not depend on
+        how the rows are spread over files.
+        """
+        if self.where is None:
+            return None
+        if not self.mask:
+            schema = pa.schema([self.full.field(column) for column in self.needed])
+            parts = []
+            for file, _, batch in self._raw(self.needed):
+                with foreign_errors(file.path):
+                    part = pa.Table.from_batches([batch]).select(list(self.needed))
+                    parts.append(part.cast(schema))
+            table = pa.concat_tables(parts) if parts else schema.empty_table()
+            found = _condition(table, self.where, self.files[0].path)
+            keep = found.fill_null(value=False).to_numpy()
+            if len(keep) == 1:
+                keep = np.repeat(keep, self.num_positions)
+            if len(keep) != self.num_positions:
                 raise DataError(
-                    f"{file.path}: `where: {self.where}` cannot be applied: {_one_line(error)}"
-                ) from None
-            if mask.dtype != pl.Boolean or len(mask) != len(here):
-                raise DataError(
-                    f"`where: {self.where}` gives {mask.dtype}, not true or false for each row"
+                    f"`where: {self.where}` gives {len(keep)} values for {self.num_positions} rows"
                 )
-            keep = mask.fill_null(value=False).to_numpy()
-            here, table = here[keep], table.filter(pa.array(keep))
-        cast = self._cast(table.select(wanted), wanted, file).combine_chunks()
-        found = cast.to_batches()
-        schema = pa.schema([self.schema.field(column) for column in wanted])
-        return here, found[0] if found else pa.RecordBatch.from_pylist([], schema)
+            self.mask.append(keep)
+        return self.mask[0]
 
     def _cast(self, table: pa.Table, wanted: list[str], file: SourceFile) -> pa.Table:
         schema = pa.schema([self.schema.field(column) for column in wanted])
@@ -338,34 +352,52 @@ def _find(given: Sequence[str]) -> list[tuple[Path, str]]:
     """All files, sorted by name, each with its name below the folder that was given."""
     found: list[tuple[Path, str]] = []
     for item in given:
-        path = Path(item).expanduser()
-        if path.is_dir():
-            inside = sorted(
-                Path(folder) / name
-                for folder, _, names in os.walk(path, followlinks=True)
-                for name in names
-                if name.endswith((".parquet", ".parq", ".pq"))
-                and not any(
-                    part.startswith((".", "_"))
-                    for part in (Path(folder) / name).relative_to(path).parts
-                )
-            )
-            if not inside:
-                raise DataError(f"{item}: the folder holds no file *.parquet")
-            found.extend((file, file.relative_to(path).as_posix()) for file in inside)
-        elif path.exists():
-            found.append((path, path.name))
-        elif glob.has_magic(item):
-            # Path.glob wants a root; this takes patterns as the shell does.
-            found_names = glob.glob(str(path), recursive=True)  # noqa: PTH207
-            matches = sorted(Path(match) for match in found_names)
-            files = [match for match in matches if match.is_file()]
-            if not files:
-                raise DataError(f"{item}: no file matches")
-            found.extend((file, file.name) for file in files)
-        else:
-            raise DataError(f"{item}: there is no such file or folder{_elsewhere(path)}")
+        try:
+            found += _matches(item)
+        except OSError as error:
+            raise DataError(f"{item[:200]}: cannot be looked up: {error.strerror}") from None
+    seen: set[Path] = set()
+    for file, _ in found:
+        real = file.resolve()
+        if real in seen:
+            raise DataError(f"{file}: named twice; its rows would be read twice")
+        seen.add(real)
     return found
+
+
+def _matches(item: str) -> list[tuple[Path, str]]:
+    path = Path(item).expanduser()
+    if path.is_dir():
+        inside = sorted(_inside(path))
+        if not inside:
+            raise DataError(f"{item}: the folder holds no file *.parquet")
+        return [(file, file.relative_to(path).as_posix()) for file in inside]
+    if path.exists():
+        return [(path, path.name)]
+    if glob.has_magic(item):
+        # Path.glob wants a root; this takes patterns as the shell does.
+        names = glob.glob(str(path), recursive=True)  # noqa: PTH207
+        files = [file for file in sorted(map(Path, names)) if file.is_file()]
+        if not files:
+            raise DataError(f"{item}: no file matches")
+        return [(file, file.name) for file in files]
+    raise DataError(f"{item}: there is no such file or folder{_elsewhere(path)}")
+
+
+def _inside(top: Path) -> Iterator[Path]:
+    """The Parquet files below a folder; linked folders are entered, but none twice."""
+    seen: set[Path] = set()
+    for folder, inner, names in os.walk(top, followlinks=True):
+        here = Path(folder)
+        real = here.resolve()
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(name for name in inner if not name.startswith((".", "_")))
+        for name in names:
+            if name.endswith((".parquet", ".parq", ".pq")) and not name.startswith((".", "_")):
+                yield here / name
 
 
 def _elsewhere(path: Path) -> str:
@@ -374,12 +406,12 @@ def _elsewhere(path: Path) -> str:
 
 def _unified(files: Sequence[SourceFile], schemas: Sequence[pa.Schema]) -> pa.Schema:
     """One schema for all files: the first one's columns, types widened where they differ."""
-    result = schemas[0].remove_metadata()
+    result = _without_views(schemas[0])
     if len(set(result.names)) != len(result.names):
         twice = next(name for name in result.names if result.names.count(name) > 1)
         raise DataError(f"{files[0].path}: the column `{twice}` stands twice")
     for file, own in zip(files[1:], schemas[1:], strict=True):
-        schema = own
+        schema = _without_views(own)
         if schema.names != result.names:
             missing = [name for name in result.names if name not in schema.names]
             surplus = [name for name in schema.names if name not in result.names]
@@ -388,12 +420,10 @@ def _unified(files: Sequence[SourceFile], schemas: Sequence[pa.Schema]) -> pa.Sc
                 what += [f"has a column `{name}` more" for name in surplus[:3]]
                 raise DataError(f"{file.path}: {', '.join(what)} than {files[0].path}")
             schema = pa.schema([schema.field(name) for name in result.names])
-        if schema.remove_metadata().equals(result):
+        if schema.equals(result):
             continue
         try:
-            result = pa.unify_schemas(
-                [result, schema.remove_metadata()], promote_options="permissive"
-            )
+            result = pa.unify_schemas([result, schema], promote_options="permissive")
         except (pa.ArrowException, ValueError) as error:
             name = next(n for n in result.names if not _fits(result.field(n), schema.field(n)))
             raise DataError(
@@ -401,6 +431,12 @@ def _unified(files: Sequence[SourceFile], schemas: Sequence[pa.Schema]) -> pa.Sc
                 f"{result.field(name).type} in {files[0].path} ({_one_line(error)})"
             ) from None
     return result
+
+
+def _without_views(schema: pa.Schema) -> pa.Schema:
+    """Views become plain text and bytes, since not every kernel of Arrow takes views."""
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    return pa.schema([field.with_type(plain.get(field.type, field.type)) for field in schema])
 
 
 def _fits(a: pa.Field, b: pa.Field) -> bool:
@@ -429,7 +465,7 @@ def _chosen(
 
 
 def _needed(full: pa.Schema, where: str | None, path: Path) -> tuple[str, ...]:
-    """The columns that `where` reads."""
+    """The columns that `where` reads; it is tried on no rows, so that what is wrong shows now."""
     if where is None:
         return ()
     try:
@@ -441,7 +477,22 @@ def _needed(full: pa.Schema, where: str | None, path: Path) -> tuple[str, ...]:
             raise DataError(
                 f"{path}: no column `{name}` (in `where: {where}`); it has: {_listed(full.names)}"
             )
-    return tuple(dict.fromkeys(names))
+    needed = tuple(dict.fromkeys(names))
+    empty = pa.schema([full.field(name) for name in needed]).empty_table()
+    _condition(empty, where, path)
+    return needed
+
+
+def _condition(table: pa.Table, where: str, path: Path) -> pl.Series:
+    """Apply `where` to rows: true, false or null for each."""
+    try:
+        frame = pl.DataFrame(pl.from_arrow(table))
+        result = frame.select(pl.sql_expr(where).alias("keep"))["keep"]
+    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: `where: {where}` cannot be applied: {_one_line(error)}") from None
+    if result.dtype != pl.Boolean:
+        raise DataError(f"`where: {where}` gives {result.dtype}, not true or false for each row")
+    return result
 
 
 def _listed(names: Sequence[str]) -> str:

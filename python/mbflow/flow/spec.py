@@ -82,6 +82,22 @@ class ParquetSpec(Parameters):
         None, description="A polars SQL expression; only rows for which it holds are read."
     )
 
+    @field_validator("where")
+    @classmethod
+    def _understood(cls, where: str | None) -> str | None:
+        if where is not None:
+            import polars as pl
+
+            try:
+                pl.sql_expr(where)
+            except pl.exceptions.PolarsError as error:
+                raise PydanticCustomError(
+                    "where",
+                    "expected a polars SQL expression, found {found}: {error}",
+                    {"found": f"`{where}`", "error": " ".join(str(error).split())},
+                ) from None
+        return where
+
     @field_validator("path", "columns")
     @classmethod
     def _not_empty(cls, value: Any) -> Any:
@@ -137,7 +153,7 @@ class RunSpec(Parameters):
     out: str = Field(
         "runs", min_length=1, description="The run folder is made in this folder, by name."
     )
-    threads: int | None = Field(None, ge=1, le=4096, description="Default: all cores.")
+    threads: int | None = Field(None, ge=1, le=1024, description="Default: all cores.")
     plugins: list[str] = Field(
         default_factory=list,
         description="Entry points of the group `mbflow.steps` whose steps the file may use.",

@@ -48,6 +48,8 @@ class Step:
         modules: What that extra must make importable; looked for before anything runs.
         estimate: From the parameters and the rows and bytes that come in, the rows that go out and
             the memory at the peak in bytes, for `mbflow plan`.
+        preflight: From the parameters and the source upstream, raises `DataError` for what cannot
+            go well, before anything runs.
 
     Example:
         >>> from mbflow.steps import CATALOGUE
@@ -67,6 +69,7 @@ class Step:
     extra: str | None = None
     modules: tuple[str, ...] = ()
     estimate: Callable[[Any, int, int], tuple[int, int]] | None = None
+    preflight: Callable[[Any, Source], None] | None = None
 
 
 class Catalogue:

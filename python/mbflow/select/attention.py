@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ _STREAM_BATCH = 0x5E2_00000  # plus the epoch
 _PASS_ROWS = 65_536
 # The held-out loss of large data is measured on a sample: enough to see it rise.
 _WATCHED_ROWS = 8_192
+# As in the step `select.attention`: far more than helps, far less than memory.
+_MOST = {"heads": 64, "hidden": 1024, "epochs": 100_000}
 
 
 @dataclass(frozen=True)
@@ -244,10 +247,14 @@ def attention_scores(
     )
 
 
-def _check_counts(**counts: int) -> None:
+def _check_counts(**counts: Any) -> None:
     for name, value in counts.items():
-        if isinstance(value, bool) or value != int(value) or value < 1:
-            raise InvalidArgumentError(f"{name} is {value}; expected a whole number of at least 1")
+        limit = _MOST.get(name, 2**31 - 1)
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not whole or not 1 <= int(value) <= limit:
+            raise InvalidArgumentError(
+                f"{name} is {value!r}; expected a whole number from 1 to {limit}"
+            )
 
 
 def _checked_labels(features: NDArray[np.float32], labels: Any, graph: Graph) -> Labels:

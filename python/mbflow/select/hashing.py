@@ -116,14 +116,17 @@ def hash_graph(
         "probes": probes,
         "refinements": refinements,
     }
-    offsets, targets, distances, stats = _native.hash_graph(
-        features,
-        neighbours=neighbours,
-        family=family,
-        projections=projections,
-        seed=seed,
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    try:
+        offsets, targets, distances, stats = _native.hash_graph(
+            features,
+            neighbours=neighbours,
+            family=family,
+            projections=projections,
+            seed=seed,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+    except (TypeError, OverflowError) as error:
+        raise InvalidArgumentError(f"hash_graph: {' '.join(str(error).split())}") from None
     return Graph(offsets, targets, distances, stats)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Selection", "select_instances", "split_label"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Selection:
     """The rows to keep, and why.
 
@@ -49,6 +50,12 @@ class Selection:
     summary: pl.DataFrame
     columns: tuple[ColumnNote, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return (
+            f"Selection({len(self.indices)} of {len(self.scores)} rows, "
+            f"{self.summary.height} classes)"
+        )
 
 
 def split_label(table: Any, labels: Any) -> tuple[pl.DataFrame, Labels]:
@@ -176,6 +183,7 @@ def select_instances(
         >>> table[selection.indices]["kind"].to_list()
         ['a', 'b']
     """
+    _check_key(seed, threads)
     table, encoded = split_label(features, labels)
     wanted = kept_count(table.height, fraction=fraction, count=count)
     encoder = FeatureEncoder(scale=scale, max_categories=max_categories, columns=columns)
@@ -219,3 +227,16 @@ def select_instances(
         encoder.notes,
         tuple(notes),
     )
+
+
+def _check_key(seed: Any, threads: Any) -> None:
+    if (
+        isinstance(seed, bool)
+        or not isinstance(seed, numbers.Integral)
+        or not 0 <= int(seed) < 2**64
+    ):
+        raise InvalidArgumentError(f"seed is {seed!r}; expected a whole number from 0 to 2^64 - 1")
+    if threads is None:
+        return
+    if isinstance(threads, bool) or not isinstance(threads, numbers.Integral) or int(threads) < 1:
+        raise InvalidArgumentError(f"threads is {threads!r}; expected a whole number of at least 1")

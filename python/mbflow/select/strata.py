@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import numbers
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ _STREAM_RANDOM = 0x5E1_00001
 _STREAM_SPLIT = 0x5E1_00002
 
 
-def kept_count(rows: int, *, fraction: float | None = None, count: int | None = None) -> int:
+def kept_count(rows: int, *, fraction: Any = None, count: Any = None) -> int:
     """The number of rows to keep, from a fraction or a count.
 
     Args:
@@ -43,18 +44,22 @@ def kept_count(rows: int, *, fraction: float | None = None, count: int | None = 
         800
     """
     if count is not None:
-        if isinstance(count, bool) or int(count) != count or not 1 <= count <= rows:
+        if (
+            isinstance(count, bool)
+            or not isinstance(count, numbers.Integral)
+            or not 1 <= int(count) <= rows
+        ):
             raise InvalidArgumentError(
                 f"count is {count}; expected a whole number from 1 to {rows}, the number of rows"
             )
         return int(count)
     if fraction is None:
         raise InvalidArgumentError("neither fraction nor count is given; give one of them")
-    if not 0.0 < fraction <= 1.0:
+    if not isinstance(fraction, numbers.Real) or not 0.0 < float(fraction) <= 1.0:
         raise InvalidArgumentError(
             f"fraction is {fraction}; expected a number above 0 and at most 1, such as 0.04"
         )
-    return min(rows, max(1, math.floor(rows * fraction + 0.5)))
+    return min(rows, max(1, math.floor(rows * float(fraction) + 0.5)))
 
 
 def quotas(sizes: ArrayLike, count: int, *, power: float = 0.75) -> NDArray[np.int64]:

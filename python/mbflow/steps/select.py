@@ -45,10 +45,13 @@ class HashGraphParameters(Parameters):
         "gaussian", description="How projections are drawn."
     )
     bucket_cap: int = Field(
-        256, ge=2, description="Rows in a bucket at most; larger ones are split further."
+        256,
+        ge=2,
+        le=2**31 - 1,
+        description="Rows in a bucket at most; larger ones are split further.",
     )
     probes: int = Field(
-        16, ge=0, description="Buckets besides its own that a row is compared with."
+        16, ge=0, le=2**31 - 1, description="Buckets besides its own that a row is compared with."
     )
     refinements: int = Field(
         4, ge=0, le=100, description="How often rows move to the bucket with the nearest mean."
@@ -274,10 +277,7 @@ def _attention(context: Context, parameters: AttentionParameters) -> None:
     )
 
 
-def _keep(context: Context, parameters: KeepParameters) -> None:
-    dataset, source = context.inputs[0], context.source
-    assert isinstance(dataset, Dataset)
-    assert source is not None
+def _can_keep(parameters: KeepParameters, source: Source) -> None:
     for name in (parameters.row_column, parameters.score_column):
         if name in source.columns:
             option = "row_column" if name == parameters.row_column else "score_column"
@@ -285,6 +285,17 @@ def _keep(context: Context, parameters: KeepParameters) -> None:
                 f"source `{source.name}` has a column `{name}` already; give the new one another "
                 f"name with `{option}`"
             )
+    if parameters.count is not None and parameters.count > source.num_positions:
+        raise DataError(
+            f"source `{source.name}` has {source.num_positions} rows; `count: {parameters.count}` "
+            "cannot be kept of them"
+        )
+
+
+def _keep(context: Context, parameters: KeepParameters) -> None:
+    dataset, source = context.inputs[0], context.source
+    assert isinstance(dataset, Dataset)
+    assert source is not None
     scores = dataset.table()
     labels = select.encode_labels(scores["label"], name=dataset.meta["label"])
     fraction = 0.04 if parameters.fraction is None else parameters.fraction
@@ -450,7 +461,7 @@ STEPS: tuple[Step, ...] = (
         parameters=AttentionParameters,
         takes=("graph",),
         gives="scores",
-        summary="Score of each row: the attention it gets as a source in a trained GAT.",
+        summary="Score of each row: the attention it gives as a source in a trained GAT.",
         label=True,
         extra="train",
         modules=("torch",),
@@ -463,10 +474,11 @@ STEPS: tuple[Step, ...] = (
         parameters=KeepParameters,
         takes=("scores",),
         gives="kept",
-        summary="The rows with the highest scores within class quotas, exact in number.",
+        summary="The rows with the highest scores within class quotas; at least one of each class.",
         source=True,
         label=True,
         estimate=_estimate_keep,
+        preflight=_can_keep,
     ),
     Step(
         use="select.evaluate",
