@@ -242,6 +242,8 @@ CASES: list[tuple[str, str, list[str]]] = [
     ('path: "${vars.data}"', "path: []", ["7:37: expected at least one, found none"]),
     ('path: "${vars.data}"', 'path: ""', ["7:37: expected at least one, found none"]),
     ('path: "${vars.data}"', "path: {a: b}", ["7:37: expected text or a list, found a map"]),
+    ("env: [HOME, MBFLOW_TEST_UNSET]", "env: true", ["5:6: expected a list, found true"]),
+    ("neighbours: 5", "neighbours: true", ["9:66: expected a number, found true"]),
     ("run: {out: runs}", "run: []", ["13:6: expected a map, found a list"]),
     ("run: {out: runs}", "run: {out: ''}", ["13:12: expected at least 1 character, found ``"]),
     ("run: {out: runs}", "run: {threads: 0}", ["13:16: expected at least 1, found 0"]),

@@ -166,7 +166,7 @@ def run(
         raise refusal(error, folder.path) from error
 
 
-def refusal(error: OSError, place: Path | str) -> MbflowError:
+def refusal(error: OSError, place: Path | str) -> ResourceError:
     """The error that the machine's refusal is to the user; what was done stays done.
 
     Example:
@@ -179,13 +179,11 @@ def refusal(error: OSError, place: Path | str) -> MbflowError:
     if number is None:
         # Arrow hides the number in its text.
         number = next((n for n in _REFUSALS if f"errno {n}]" in str(error)), None)
-    if number in _REFUSALS:
-        where = error.filename or place
-        return ResourceError(
-            number, f"{where}: {_REFUSALS[number]}; mend that and run again: what is done is kept"
-        )
-    where = error.filename or place
-    return ResourceError(number, f"{where}: {error.strerror or error}; mend that and run again")
+    why = _REFUSALS.get(number or 0) or error.strerror or str(error)
+    return ResourceError(
+        number,
+        f"{error.filename or place}: {why}; mend that and run again: what is done is kept",
+    )
 
 
 class _Run:
@@ -274,9 +272,7 @@ class _Run:
         if isinstance(error, MbflowError):
             return error
         if isinstance(error, OSError):
-            refused = refusal(error, self.folder.path)
-            if isinstance(refused, ResourceError):
-                return refused
+            return refusal(error, self.folder.path)
         if isinstance(error, MemoryError):
             return ResourceError(
                 f"{self.folder.path}: no memory left ({error}); use fewer columns or rows, or a "

@@ -9,6 +9,8 @@ Example:
 from __future__ import annotations
 
 import json
+import typing
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
@@ -51,13 +53,24 @@ class Parameters(BaseModel):
     @classmethod
     def _no_truth_for_numbers(cls, value: Any, info: Any) -> Any:
         if isinstance(value, bool):
-            wanted = str(cls.model_fields[info.field_name].annotation)
-            number = any(kind in wanted for kind in ("int", "float", "Literal[1]"))
-            if number and "bool" not in wanted:
+            wanted = set(_leaves(cls.model_fields[info.field_name].annotation))
+            # True equals 1, so the choice `1` would take it for itself.
+            if wanted & {int, float, 1} and bool not in wanted:
                 raise PydanticCustomError(
                     "number", "expected a number, found {found}", {"found": str(value).lower()}
                 )
         return value
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The plain types and choices that an annotation is made of."""
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Annotated:
+        arguments = arguments[:1]
+    if not arguments:
+        yield annotation
+    for argument in arguments:
+        yield from _leaves(argument)
 
 
 class ParquetSpec(Parameters):

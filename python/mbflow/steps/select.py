@@ -179,14 +179,13 @@ def _hash_graph(context: Context, parameters: HashGraphParameters) -> None:
     graph = select.hash_graph(features, **settings, seed=context.seed)
     context.progress(0, None, "", "writing")
     positions = source.positions()
-    fields = {"row": positions}
     for start in range(0, len(features), _CHUNK):
         stop = min(len(features), start + _CHUNK)
         offsets = graph.offsets[start : stop + 1]
         edges = slice(offsets[0], offsets[-1])
         lists = pa.array((offsets - offsets[0]).astype(np.int32))
         columns: dict[str, Any] = {
-            "row": pa.array(fields["row"][start:stop]),
+            "row": pa.array(positions[start:stop]),
             "features": pa.FixedSizeListArray.from_arrays(
                 pa.array(features[start:stop].reshape(-1)), features.shape[1]
             ),
