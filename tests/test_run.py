@@ -64,6 +64,14 @@ def test_only_what_depends_on_a_change_runs_again(place: Path) -> None:
     assert run(tiny(place, "steps.two.with.amount=5", "run.threads=1")).ran == ()
 
 
+def test_another_seed_runs_again(place: Path) -> None:
+    run(tiny(place))
+    seen: list[events.Event] = []
+    assert run(tiny(place, "seed=4"), listeners=[seen.append]).ran == ("one", "two", "both")
+    assert events_of(seen, events.StepStarted)[0].reason == "changed: seed 3 -> 4"
+    assert run(tiny(place, "seed=4", "steps.two.seed=9")).ran == ("two", "both")
+
+
 def test_a_new_version_of_a_step_runs_again(place: Path) -> None:
     run(tiny(place))
     newer = Catalogue(
