@@ -15,13 +15,20 @@
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
+mod affinity;
+mod batch_graph;
+mod coverage;
 mod distance;
 mod error;
 mod exec;
+mod forest;
 mod hash_graph;
 mod matrix;
+mod metric;
+mod nearest;
 mod normal;
 mod packed;
+mod permutation;
 mod projection;
 mod ragged;
 mod seed;
@@ -30,14 +37,23 @@ mod seed;
     reason = "calls into functions that are compiled for more than the baseline instruction set"
 )]
 mod simd;
+mod strata;
 mod top_k;
 
+pub use affinity::Affinity;
+pub use batch_graph::{BatchGraph, Edges};
+pub use coverage::{Coverage, Picks, Representatives};
 pub use distance::squared_distance;
 pub use error::Error;
 pub use exec::{Cancel, Exec, WORKER_NAME, set_threads, threads};
+pub use forest::Forest;
 pub use hash_graph::{Family, Graph, HashGraph, HashGraphStats};
 pub use matrix::Matrix;
+pub use metric::Metric;
+pub use nearest::nearest_rows;
+pub use permutation::KeyedPermutation;
 pub use projection::{Directions, Projection};
 pub use ragged::{Ragged, RaggedVec};
 pub use seed::{Seed, philox4x32, stream};
 pub use simd::Simd;
+pub use strata::{Cut, Deal, Dealt, deal, rows_by_class};

@@ -17,10 +17,16 @@ impl Packed {
     pub(crate) fn new<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, width: usize) -> Self {
         let count = rows.len();
         let mut values = vec![f32::NAN; count.next_multiple_of(LANES) * width];
-        for (index, row) in rows.enumerate() {
-            let group = &mut values[index / LANES * LANES * width..][..LANES * width];
-            for (column, &value) in row.iter().enumerate() {
-                group[column * LANES + index % LANES] = value;
+        let mut rows = rows;
+        let mut lanes: Vec<&[f32]> = Vec::with_capacity(LANES);
+        for group in values.chunks_exact_mut(LANES * width) {
+            lanes.clear();
+            lanes.extend(rows.by_ref().take(LANES));
+            // Column by column: rows lie anywhere in memory, and so sixteen of them are fetched at once.
+            for (column, out) in group.chunks_exact_mut(LANES).enumerate() {
+                for (out, row) in out.iter_mut().zip(&lanes) {
+                    *out = row[column];
+                }
             }
         }
         Self { values, rows: count, width }

@@ -106,6 +106,13 @@ impl<T> RaggedVec<T> {
         Self { offsets: vec![0], values: Vec::new() }
     }
 
+    /// No rows yet, with room for that many rows and values.
+    pub fn with_capacity(rows: usize, values: usize) -> Self {
+        let mut offsets = Vec::with_capacity(rows + 1);
+        offsets.push(0);
+        Self { offsets, values: Vec::with_capacity(values) }
+    }
+
     /// Rows of one length each: `values` cut into pieces of `length`.
     ///
     /// # Errors
@@ -117,6 +124,22 @@ impl<T> RaggedVec<T> {
             return Err(Error::argument("values", message));
         }
         Ok(Self { offsets: (0..=rows).map(|row| (row * length) as i64).collect(), values })
+    }
+
+    /// Rows as offsets and values, checked as [`Ragged::new`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] naming the first offset that is wrong.
+    ///
+    /// ```
+    /// let rows = mbflow_core::RaggedVec::from_parts(vec![0, 2, 3], vec!['a', 'b', 'c'])?;
+    /// assert_eq!(rows.view().row(0), ['a', 'b']);
+    /// # Ok::<(), mbflow_core::Error>(())
+    /// ```
+    pub fn from_parts(offsets: Vec<i64>, values: Vec<T>) -> Result<Self, Error> {
+        Ragged::new(&offsets, &values)?;
+        Ok(Self { offsets, values })
     }
 
     /// Appends one row.

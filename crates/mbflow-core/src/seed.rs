@@ -32,6 +32,16 @@ pub mod stream {
     pub const DERIVE: u32 = 4;
     /// Samples and start vectors of the directions that split buckets.
     pub const SPLIT: u32 = 5;
+    /// The columns that a view of a graph looks at.
+    pub const VIEW_COLUMNS: u32 = 16;
+    /// The order of the classes in a stratified deal.
+    pub const STRATA_CLASSES: u32 = 32;
+    /// The order of the batches of a stratified deal.
+    pub const STRATA_BATCHES: u32 = 33;
+    /// The order of the rows of a class, and of the rows within a batch, in a stratified deal.
+    pub const STRATA_ROWS: u32 = 34;
+    /// Bootstrap samples and columns of the trees of a forest.
+    pub const FOREST: u32 = 40;
     /// The first stream that callers may use for themselves.
     pub const USER: u32 = 1 << 16;
 }

@@ -14,6 +14,22 @@ pub(crate) const QUERIES: usize = 8;
 /// Queries whose sums are kept in registers at once: 4 x 16 sums are 8 AVX2 registers of 16.
 const HALF: usize = 4;
 
+/// What a tile sums over the columns: products.
+const PRODUCT: u8 = 0;
+/// Squared differences.
+const SQUARE: u8 = 1;
+/// Absolute differences.
+const ABSOLUTE: u8 = 2;
+
+/// What the inner loops take as the distance of two rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// The sum of squared differences.
+    Square,
+    /// The sum of absolute differences.
+    Absolute,
+}
+
 /// An instruction set that this machine has, for the inner loops.
 ///
 /// ```
@@ -70,41 +86,94 @@ impl Simd {
         }
     }
 
-    /// Calls `found(query, row, squared distance)` for every pair within the query's limit, and takes what it returns
+    /// Calls `found(query, row, distance)` for every pair within the query's limit, and takes what it returns
     /// as the query's new limit.
     ///
     /// `queries` holds eight rows column by column, `rows` groups of sixteen rows column by column, padded with NaN,
     /// which is within no limit. A negative limit switches a query off.
     pub(crate) fn scan(
         self,
+        gap: Gap,
         queries: &[f32],
         rows: &[f32],
         width: usize,
         limits: &mut [f32; QUERIES],
         mut found: impl FnMut(usize, usize, f32) -> f32,
     ) {
-        match self.0 {
+        match (self.0, gap) {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a value of this level is made only by `available`, which has seen the feature.
-            Level::Avx512 => unsafe { scan_avx512(queries, rows, width, limits, &mut found) },
+            (Level::Avx512, Gap::Square) => unsafe {
+                scan_avx512::<SQUARE>(queries, rows, width, limits, &mut found);
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a value of this level is made only by `available`, which has seen the feature.
+            (Level::Avx512, Gap::Absolute) => unsafe {
+                scan_avx512::<ABSOLUTE>(queries, rows, width, limits, &mut found);
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a value of this level is made only by `available`, which has seen the features.
-            Level::Avx2 => unsafe { scan_avx2(queries, rows, width, limits, &mut found) },
-            Level::Baseline => scan(queries, rows, width, limits, &mut found, within_baseline),
+            (Level::Avx2, Gap::Square) => unsafe {
+                scan_avx2::<SQUARE>(queries, rows, width, limits, &mut found);
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a value of this level is made only by `available`, which has seen the features.
+            (Level::Avx2, Gap::Absolute) => unsafe {
+                scan_avx2::<ABSOLUTE>(queries, rows, width, limits, &mut found);
+            },
+            (Level::Baseline, Gap::Square) => {
+                scan::<SQUARE>(queries, rows, width, limits, &mut found, within_baseline);
+            }
+            (Level::Baseline, Gap::Absolute) => {
+                scan::<ABSOLUTE>(queries, rows, width, limits, &mut found, within_baseline);
+            }
+        }
+    }
+
+    /// The distances of eight queries to every row: `out[query][row]`, laid out as in [`Simd::project`]; those to
+    /// padding are NaN.
+    pub(crate) fn distances(self, gap: Gap, queries: &[f32], rows: &[f32], width: usize, out: &mut [f32]) {
+        match gap {
+            Gap::Square => self.table::<SQUARE>(queries, rows, width, out),
+            Gap::Absolute => self.table::<ABSOLUTE>(queries, rows, width, out),
         }
     }
 
     /// The dot products of eight queries with every direction: `out[query][direction]`, `directions` being packed as
     /// the rows of [`Simd::scan`] are and `out` holding whole groups.
     pub(crate) fn project(self, queries: &[f32], directions: &[f32], width: usize, out: &mut [f32]) {
+        self.table::<PRODUCT>(queries, directions, width, out);
+    }
+
+    fn table<const KIND: u8>(self, queries: &[f32], rows: &[f32], width: usize, out: &mut [f32]) {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a value of this level is made only by `available`, which has seen the feature.
-            Level::Avx512 => unsafe { project_avx512(queries, directions, width, out) },
+            Level::Avx512 => unsafe { table_avx512::<KIND>(queries, rows, width, out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a value of this level is made only by `available`, which has seen the features.
-            Level::Avx2 => unsafe { project_avx2(queries, directions, width, out) },
-            Level::Baseline => project(queries, directions, width, out),
+            Level::Avx2 => unsafe { table_avx2::<KIND>(queries, rows, width, out) },
+            Level::Baseline => table::<KIND>(queries, rows, width, out),
+        }
+    }
+
+    /// Replaces `out[i]` by the distance of row `row` to row `others[i]`, for at most sixteen others.
+    pub(crate) fn gaps(
+        self,
+        gap: Gap,
+        matrix: &Matrix<'_>,
+        row: usize,
+        others: &[u32],
+        out: &mut [f32; LANES],
+    ) {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a value of this level is made only by `available`, which has seen the feature.
+            Level::Avx512 => unsafe { gaps_avx512(gap, matrix, row, others, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a value of this level is made only by `available`, which has seen the features.
+            Level::Avx2 => unsafe { gaps_avx2(gap, matrix, row, others, out) },
+            Level::Baseline => gaps(gap, matrix, row, others, out),
         }
     }
 
@@ -122,13 +191,13 @@ impl Simd {
     }
 }
 
-/// Four queries against one group of sixteen: squared distances, or dot products.
+/// Four queries against one group of sixteen: distances, or dot products.
 #[inline(always)]
 #[expect(
     clippy::inline_always,
     reason = "must be compiled inside each caller, for the caller's instruction set"
 )]
-fn tile<const DISTANCE: bool>(queries: &[f32], group: &[f32], half: usize) -> [[f32; LANES]; HALF] {
+fn tile<const KIND: u8>(queries: &[f32], group: &[f32], half: usize) -> [[f32; LANES]; HALF] {
     let mut sums = [[0.0_f32; LANES]; HALF];
     let (columns, _) = group.as_chunks::<LANES>();
     let (queries, _) = queries.as_chunks::<QUERIES>();
@@ -136,11 +205,11 @@ fn tile<const DISTANCE: bool>(queries: &[f32], group: &[f32], half: usize) -> [[
         for q in 0..HALF {
             let value = query[half * HALF + q];
             for lane in 0..LANES {
-                sums[q][lane] = if DISTANCE {
-                    let difference = value - lanes[lane];
-                    difference.mul_add(difference, sums[q][lane])
-                } else {
-                    value.mul_add(lanes[lane], sums[q][lane])
+                let difference = value - lanes[lane];
+                sums[q][lane] = match KIND {
+                    SQUARE => difference.mul_add(difference, sums[q][lane]),
+                    ABSOLUTE => sums[q][lane] + difference.abs(),
+                    _ => value.mul_add(lanes[lane], sums[q][lane]),
                 };
             }
         }
@@ -153,26 +222,25 @@ fn tile<const DISTANCE: bool>(queries: &[f32], group: &[f32], half: usize) -> [[
     clippy::inline_always,
     reason = "must be compiled inside each caller, for the caller's instruction set"
 )]
-fn scan(
+fn scan<const KIND: u8>(
     queries: &[f32],
     rows: &[f32],
     width: usize,
     limits: &mut [f32; QUERIES],
     found: &mut impl FnMut(usize, usize, f32) -> f32,
-    within: impl Fn(&[f32; LANES], f32) -> u32,
+    within: impl Fn(&[[f32; LANES]; HALF], &[f32]) -> u64,
 ) {
     for (group, columns) in rows.chunks_exact(width * LANES).enumerate() {
         for half in 0..QUERIES / HALF {
-            let distances = tile::<true>(queries, columns, half);
-            for (offset, distances) in distances.iter().enumerate() {
-                let query = half * HALF + offset;
-                let limit = limits[query];
-                let mut hits = within(distances, limit);
-                while hits != 0 {
-                    let lane = hits.trailing_zeros() as usize % LANES;
-                    hits &= hits - 1;
-                    limits[query] = found(query, group * LANES + lane, distances[lane]);
-                }
+            let distances = tile::<KIND>(queries, columns, half);
+            // One test for the whole tile: most tiles have no hit, and a wrong guess costs as much as a tile.
+            let mut hits = within(&distances, &limits[half * HALF..][..HALF]);
+            while hits != 0 {
+                let hit = hits.trailing_zeros() as usize % (HALF * LANES);
+                hits &= hits - 1;
+                let (query, lane) = (hit / LANES, hit % LANES);
+                let at = half * HALF + query;
+                limits[at] = found(at, group * LANES + lane, distances[query][lane]);
             }
         }
     }
@@ -183,14 +251,14 @@ fn scan(
     clippy::inline_always,
     reason = "must be compiled inside each caller, for the caller's instruction set"
 )]
-fn project(queries: &[f32], directions: &[f32], width: usize, out: &mut [f32]) {
+fn table<const KIND: u8>(queries: &[f32], rows: &[f32], width: usize, out: &mut [f32]) {
     let padded = out.len() / QUERIES;
-    for (group, columns) in directions.chunks_exact(width * LANES).enumerate() {
+    for (group, columns) in rows.chunks_exact(width * LANES).enumerate() {
         for half in 0..QUERIES / HALF {
-            let products = tile::<false>(queries, columns, half);
-            for (offset, products) in products.iter().enumerate() {
+            let sums = tile::<KIND>(queries, columns, half);
+            for (offset, sums) in sums.iter().enumerate() {
                 let at = (half * HALF + offset) * padded + group * LANES;
-                out[at..at + LANES].copy_from_slice(products);
+                out[at..at + LANES].copy_from_slice(sums);
             }
         }
     }
@@ -219,24 +287,56 @@ fn dots(matrix: &Matrix<'_>, rows: &[u32], direction: &[f32], out: &mut [f32]) {
     }
 }
 
+#[inline(always)]
+#[expect(
+    clippy::inline_always,
+    reason = "must be compiled inside each caller, for the caller's instruction set"
+)]
+fn gaps(gap: Gap, matrix: &Matrix<'_>, row: usize, others: &[u32], out: &mut [f32; LANES]) {
+    let query = matrix.row(row);
+    // Unused lanes measure the row itself. Sixteen chains side by side hide how long each addition takes.
+    let rows: [&[f32]; LANES] =
+        std::array::from_fn(|lane| others.get(lane).map_or(query, |&other| matrix.row(other as usize)));
+    let mut sums = [0.0_f32; LANES];
+    for (column, &value) in query.iter().enumerate() {
+        let differences: [f32; LANES] = std::array::from_fn(|lane| value - rows[lane][column]);
+        for lane in 0..LANES {
+            sums[lane] = match gap {
+                Gap::Square => differences[lane].mul_add(differences[lane], sums[lane]),
+                Gap::Absolute => sums[lane] + differences[lane].abs(),
+            };
+        }
+    }
+    *out = sums;
+}
+
 macro_rules! compiled_for {
-    ($features:literal, $within:ident, $scan:ident, $project:ident, $dots:ident) => {
+    ($features:literal, $within:ident, $scan:ident, $table:ident, $dots:ident, $gaps:ident) => {
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = $features)]
-        fn $scan(
+        fn $gaps(gap: Gap, matrix: &Matrix<'_>, row: usize, others: &[u32], out: &mut [f32; LANES]) {
+            gaps(gap, matrix, row, others, out);
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = $features)]
+        fn $scan<const KIND: u8>(
             queries: &[f32],
             rows: &[f32],
             width: usize,
             limits: &mut [f32; QUERIES],
             found: &mut impl FnMut(usize, usize, f32) -> f32,
         ) {
-            scan(queries, rows, width, limits, found, |distances, limit| $within(distances, limit));
+            scan::<KIND>(queries, rows, width, limits, found, |tile, limits| {
+                let masks: [u32; HALF] = std::array::from_fn(|query| $within(&tile[query], limits[query]));
+                u64::from(masks[0] | masks[1] << LANES) | u64::from(masks[2] | masks[3] << LANES) << 32
+            });
         }
 
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = $features)]
-        fn $project(queries: &[f32], directions: &[f32], width: usize, out: &mut [f32]) {
-            project(queries, directions, width, out);
+        fn $table<const KIND: u8>(queries: &[f32], rows: &[f32], width: usize, out: &mut [f32]) {
+            table::<KIND>(queries, rows, width, out);
         }
 
         #[cfg(target_arch = "x86_64")]
@@ -247,13 +347,15 @@ macro_rules! compiled_for {
     };
 }
 
-compiled_for!("avx512f", within_avx512, scan_avx512, project_avx512, dots_avx512);
-compiled_for!("avx2,fma", within_avx2, scan_avx2, project_avx2, dots_avx2);
+compiled_for!("avx512f", within_avx512, scan_avx512, table_avx512, dots_avx512, gaps_avx512);
+compiled_for!("avx2,fma", within_avx2, scan_avx2, table_avx2, dots_avx2, gaps_avx2);
 
-/// Which lanes are at most `limit`, as bits. The compiler makes sixteen comparisons of this loop; hence the two below.
+/// Which distances are at most their query's limit, as bits, query after query. The compiler makes sixteen comparisons
+/// of this loop; hence the two below.
 #[inline]
-fn within_baseline(distances: &[f32; LANES], limit: f32) -> u32 {
-    distances.iter().zip(0..).fold(0, |bits, (&distance, lane)| bits | u32::from(distance <= limit) << lane)
+fn within_baseline(tile: &[[f32; LANES]; HALF], limits: &[f32]) -> u64 {
+    let pairs = tile.iter().zip(limits).flat_map(|(row, &limit)| row.iter().map(move |&gap| gap <= limit));
+    pairs.zip(0..).fold(0, |bits, (hit, at)| bits | u64::from(hit) << at)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -1,6 +1,6 @@
 //! The hashing graph.
 
-use mbflow_core::{Family, HashGraph, Seed};
+use mbflow_core::{Family, Graph, HashGraph, Matrix, Seed};
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -33,19 +33,9 @@ pub(crate) fn hash_graph<'py>(
     refinements: usize,
     seed: u64,
 ) -> PyResult<Parts<'py>> {
-    let family = match (family, width) {
-        ("sign", None) => Family::Sign,
-        ("sign", Some(_)) => {
-            return Err(invalid_argument("width: applies to family='p_stable' only; leave it out"));
-        }
-        ("p_stable", width) => Family::PStable { width },
-        (other, _) => {
-            return Err(invalid_argument(format!("family: expected 'sign' or 'p_stable', got {other:?}")));
-        }
-    };
     let settings = HashGraph {
         bits,
-        family,
+        family: self::family(family, width)?,
         directions: directions("projections", projections)?,
         bucket_cap,
         probes,
@@ -57,6 +47,23 @@ pub(crate) fn hash_graph<'py>(
     let rows = features.matrix()?;
     let graph = enter(py, |exec| settings.build(exec, &rows))
         .map_err(|failure| failure.with_columns(&|column| features.column(column)))?;
+    let stats = stats(py, &rows, &graph)?;
+    let (offsets, neighbours) = graph.neighbours.into_parts();
+    Ok((offsets.into_pyarray(py), neighbours.into_pyarray(py), graph.distances.into_pyarray(py), stats))
+}
+
+/// What codes are made of, from what the caller says.
+pub(crate) fn family(family: &str, width: Option<f32>) -> PyResult<Family> {
+    match (family, width) {
+        ("sign", None) => Ok(Family::Sign),
+        ("sign", Some(_)) => Err(invalid_argument("width: applies to family='p_stable' only; leave it out")),
+        ("p_stable", width) => Ok(Family::PStable { width }),
+        (other, _) => Err(invalid_argument(format!("family: expected 'sign' or 'p_stable', got {other:?}"))),
+    }
+}
+
+/// What building a graph came to, as Python sees it.
+pub(crate) fn stats<'py>(py: Python<'py>, rows: &Matrix<'_>, graph: &Graph) -> PyResult<Bound<'py, PyDict>> {
     let stats = PyDict::new(py);
     stats.set_item("rows", rows.rows())?;
     stats.set_item("width", rows.width())?;
@@ -67,6 +74,5 @@ pub(crate) fn hash_graph<'py>(
     stats.set_item("code_buckets", graph.stats.code_buckets)?;
     stats.set_item("moves", graph.stats.moves)?;
     stats.set_item("distances", graph.stats.distances)?;
-    let (offsets, neighbours) = graph.neighbours.into_parts();
-    Ok((offsets.into_pyarray(py), neighbours.into_pyarray(py), graph.distances.into_pyarray(py), stats))
+    Ok(stats)
 }

@@ -4,11 +4,16 @@
 
 mod arrow;
 mod checksum;
+mod coverage;
 mod enter;
 mod error;
+mod forest;
 mod hash_graph;
+mod nearest;
+mod neighbour_graph;
 mod projection;
 mod random;
+mod strata;
 
 use pyo3::prelude::*;
 
@@ -20,13 +25,23 @@ mod _native {
     #[pymodule_export]
     use crate::checksum::{xxh3_128, xxh3_128_file};
     #[pymodule_export]
+    use crate::coverage::{affinity, cover, representatives};
+    #[pymodule_export]
     use crate::enter::_panic;
     #[pymodule_export]
+    use crate::forest::forest_classes;
+    #[pymodule_export]
     use crate::hash_graph::hash_graph;
+    #[pymodule_export]
+    use crate::nearest::nearest_rows;
+    #[pymodule_export]
+    use crate::neighbour_graph::neighbour_graph;
     #[pymodule_export]
     use crate::projection::{p_stable_codes, project, sign_codes};
     #[pymodule_export]
     use crate::random::{permutation, random_integers, random_normal, random_u64};
+    #[pymodule_export]
+    use crate::strata::{Deal, rows_by_class};
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name that Python gives to a module's version")]

@@ -1,10 +1,15 @@
 //! The hashing graph: approximate nearest neighbours by buckets of rows with like codes.
 
+mod descent;
+mod kinds;
+mod lists;
 mod partition;
 mod refine;
 mod search;
 
-use crate::{Directions, Error, Exec, Matrix, RaggedVec, Seed, Simd};
+use crate::{Directions, Error, Exec, Matrix, Metric, RaggedVec, Seed, Simd};
+pub(crate) use lists::{Comparing, Lists};
+pub(crate) use partition::Buckets;
 use partition::Codes;
 
 /// Derived seeds, one a purpose.
@@ -72,6 +77,10 @@ pub struct HashGraph {
     pub probes: usize,
     /// How often rows move to the nearest bucket.
     pub refinements: usize,
+    /// What distances are measured by, and so what is near.
+    pub metric: Metric,
+    /// How often rows look for nearer rows among the neighbours of their neighbours, at most 100.
+    pub descents: usize,
     /// All randomness follows from it.
     pub seed: Seed,
     /// The instruction set used; results do not depend on it.
@@ -105,8 +114,10 @@ pub struct HashGraphStats {
 pub struct Graph {
     /// The neighbours of every row: never the row itself, never one twice.
     pub neighbours: RaggedVec<i32>,
-    /// The Euclidean distance of every edge, in the order of the neighbours.
+    /// The distance of every edge, in the order of the neighbours.
     pub distances: Vec<f32>,
+    /// The weight of every edge; empty for a kind of graph without weights.
+    pub weights: Vec<f32>,
     /// What it came to.
     pub stats: HashGraphStats,
 }
@@ -122,12 +133,14 @@ impl HashGraph {
             bucket_cap: 256,
             probes: 16,
             refinements: 4,
+            metric: Metric::Euclidean,
+            descents: 0,
             seed: Seed(0),
             simd: Simd::detect(),
         }
     }
 
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if self.neighbours == 0 {
             return Err(Error::argument("neighbours", "expected at least 1, got 0"));
         }
@@ -142,11 +155,16 @@ impl HashGraph {
                 format!("expected at least 2, got {}", self.bucket_cap),
             ));
         }
-        if self.refinements > 100 {
-            return Err(Error::argument(
-                "refinements",
-                format!("expected at most 100, got {}", self.refinements),
-            ));
+        for (name, value) in [("refinements", self.refinements), ("descents", self.descents)] {
+            if value > 100 {
+                return Err(Error::argument(name, format!("expected at most 100, got {value}")));
+            }
+        }
+        if let Family::PStable { width: Some(width) } = self.family
+            && !(width.is_finite() && width > 0.0)
+        {
+            let message = format!("expected a finite, positive number, got {width}");
+            return Err(Error::argument("width", message));
         }
         Ok(())
     }
@@ -159,50 +177,26 @@ impl HashGraph {
     /// features, [`Error::Interrupted`] when the caller asks to stop.
     pub fn build(&self, exec: &Exec, rows: &Matrix<'_>) -> Result<Graph, Error> {
         self.check()?;
-        rows.check_values(exec)?;
+        let prepared = self.metric.prepare(exec, rows)?;
+        let rows = &prepared.matrix()?;
+        let comparing = Comparing { exec, rows, gap: self.metric.gap(), simd: self.simd };
+        let (buckets, made) = self.divide(exec, rows, self.bucket_cap, self.seed)?;
+        let (buckets, moves) = refine::refine(comparing, buckets, self)?;
+        let mut stats = HashGraphStats { moves, ..HashGraphStats::default() };
+        stats.add(&made, &buckets);
         let neighbours = self.neighbours.min(rows.rows() - 1);
-        let (codes, bits) = self.codes(exec, rows)?;
-        let dividing = partition::Dividing {
-            exec,
-            rows,
-            cap: self.bucket_cap,
-            // Both sides of a division of more than `cap` rows can have this many.
-            minimum: (self.neighbours.saturating_add(1)).min(self.bucket_cap / 2),
-            codes: &codes,
-            simd: self.simd,
-        };
-        let (buckets, code_buckets) = dividing.divide_all(self.seed.derive(SEED_SPLITS))?;
-        drop(codes);
-        let (buckets, moves) = refine::refine(exec, rows, buckets, self)?;
-        let sizes = || buckets.iter().map(<[u32]>::len);
-        let mut stats = HashGraphStats {
-            bits,
-            buckets: buckets.len(),
-            largest_bucket: sizes().max().unwrap_or(0),
-            smallest_bucket: sizes().min().unwrap_or(0),
-            code_buckets,
-            moves,
-            distances: 0,
-        };
-        let (neighbours, distances) =
-            search::search(exec, rows, &buckets, neighbours, self.probes, self.simd, &mut stats.distances)?;
-        Ok(Graph { neighbours, distances, stats })
+        let lists = search::search(comparing, &buckets, neighbours, self.probes, &mut stats.distances)?;
+        self.finish(comparing, lists, stats)
     }
 
     /// The codes of all rows, when there are more rows than fit one bucket.
-    fn codes(&self, exec: &Exec, rows: &Matrix<'_>) -> Result<(Codes, usize), Error> {
-        if let Family::PStable { width: Some(width) } = self.family
-            && !(width.is_finite() && width > 0.0)
-        {
-            let message = format!("expected a finite, positive number, got {width}");
-            return Err(Error::argument("width", message));
-        }
-        if rows.rows() <= self.bucket_cap {
+    fn codes(&self, exec: &Exec, rows: &Matrix<'_>, cap: usize, seed: Seed) -> Result<(Codes, usize), Error> {
+        if rows.rows() <= cap {
             return Ok((Codes::None, 0));
         }
-        let halvings = rows.rows().div_ceil(self.bucket_cap).next_power_of_two().trailing_zeros() as usize;
+        let halvings = rows.rows().div_ceil(cap).next_power_of_two().trailing_zeros() as usize;
         let bits = self.bits.unwrap_or(halvings).clamp(1, 64);
-        let seed = self.seed.derive(SEED_CODES);
+        let seed = seed.derive(SEED_CODES);
         let projection =
             crate::Projection::new(self.directions, bits, rows.width(), seed)?.with_simd(self.simd);
         let means = rows.column_means(exec)?;

@@ -30,14 +30,14 @@ impl Codes {
 }
 
 /// Disjoint sets of rows, each in the order of the row numbers.
-pub(super) struct Buckets {
+pub(crate) struct Buckets {
     starts: Vec<usize>,
     rows: Vec<u32>,
 }
 
 impl Buckets {
     /// From the sizes of consecutive pieces of `rows`.
-    pub(super) fn new(sizes: impl IntoIterator<Item = usize>, rows: Vec<u32>) -> Self {
+    pub(crate) fn new(sizes: impl IntoIterator<Item = usize>, rows: Vec<u32>) -> Self {
         let mut starts = vec![0];
         let mut end = 0;
         for size in sizes {
@@ -60,7 +60,7 @@ impl Buckets {
     }
 
     /// All rows, bucket after bucket.
-    pub(super) fn rows(&self) -> &[u32] {
+    pub(crate) fn rows(&self) -> &[u32] {
         &self.rows
     }
 
@@ -95,14 +95,19 @@ impl Dividing<'_> {
         Ok((self.sorted(divided.sizes, order)?, divided.by_code))
     }
 
-    /// Divides those of the given buckets that are above the cap.
-    pub(super) fn divide_buckets(&self, buckets: Buckets, seed: Seed) -> Result<Buckets, Error> {
+    /// Divides those of the given buckets that are above the cap, by codes from `first_column` on.
+    pub(super) fn divide_buckets(
+        &self,
+        buckets: Buckets,
+        first_column: usize,
+        seed: Seed,
+    ) -> Result<Buckets, Error> {
         let (starts, mut order) = buckets.into_parts();
         let mut sizes = Vec::with_capacity(starts.len());
         for (bucket, pair) in starts.windows(2).enumerate() {
             if pair[1] - pair[0] > self.cap {
                 let rows = &mut order[pair[0]..pair[1]];
-                sizes.extend(self.divide(rows, self.codes.columns(), seed.derive(bucket as u64))?.sizes);
+                sizes.extend(self.divide(rows, first_column, seed.derive(bucket as u64))?.sizes);
             } else {
                 sizes.push(pair[1] - pair[0]);
             }

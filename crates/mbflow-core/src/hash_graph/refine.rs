@@ -1,14 +1,15 @@
 //! Moving rows to the bucket with the nearest mean, and finding the buckets near a bucket.
 
 use super::HashGraph;
+use super::lists::Comparing;
 use super::partition::{Buckets, Codes, Dividing};
 use crate::packed::{Packed, Queries};
-use crate::simd::QUERIES;
-use crate::top_k::{TopK, number, pair};
-use crate::{Error, Exec, Matrix, Seed, Simd};
+use crate::simd::{Gap, LANES, QUERIES};
+use crate::top_k::{number, pair};
+use crate::{Error, Exec, Matrix, Simd};
 
 /// Buckets that a row looks at when it moves, besides its own.
-const NEAR: usize = 32;
+const NEAR: usize = 31;
 /// The seed of splits after the last refinement.
 const SEED_RESPLITS: u64 = 2;
 
@@ -27,14 +28,39 @@ pub(super) fn means(exec: &Exec, rows: &Matrix<'_>, buckets: &Buckets) -> Result
     Ok(Packed::new(means.iter().map(Vec::as_slice), width))
 }
 
-/// For every bucket the `count` others with the nearest means, nearest first: `count` numbers a bucket.
+/// A table of distances of eight queries, to be filled and read row by row.
+pub(super) struct Table {
+    values: Vec<f32>,
+    padded: usize,
+}
+
+impl Table {
+    /// For up to `rows` rows.
+    pub(super) fn new(rows: usize) -> Self {
+        let padded = rows.next_multiple_of(LANES);
+        Self { values: vec![0.0; QUERIES * padded], padded }
+    }
+
+    /// The distances of every query to `rows`, which are as many as the table is for.
+    pub(super) fn fill(&mut self, simd: Simd, gap: Gap, queries: &Queries, rows: &Packed, width: usize) {
+        simd.distances(gap, queries.values(), rows.values(), width, &mut self.values);
+    }
+
+    /// The distances of one query.
+    pub(super) fn row(&self, query: usize, rows: usize) -> &[f32] {
+        &self.values[query * self.padded..][..rows]
+    }
+}
+
+/// For every bucket the `count` others with the nearest means, nearest first: `count` (distance, number) pairs a bucket.
 pub(super) fn near_buckets(
     exec: &Exec,
     means: &Packed,
     width: usize,
     count: usize,
+    gap: Gap,
     simd: Simd,
-) -> Result<Vec<u32>, Error> {
+) -> Result<Vec<u64>, Error> {
     let mut near = vec![0; means.rows() * count];
     if count == 0 {
         return Ok(near);
@@ -44,24 +70,21 @@ pub(super) fn near_buckets(
         let mut queries = Queries::new(width);
         let mut row = vec![0.0; width];
         let first = group * QUERIES;
-        let present = near.len() / count;
-        let mut limits = [-1.0; QUERIES];
-        for (query, limit) in limits.iter_mut().take(present).enumerate() {
+        for query in 0..near.len() / count {
             means.copy_row(first + query, &mut row);
             queries.set(query, &row);
-            *limit = f32::INFINITY;
         }
-        let mut top = TopK::new(present, count);
-        simd.scan(queries.values(), means.values(), width, &mut limits, |query, other, distance| {
-            if other == first + query {
-                return top.limit(query);
-            }
-            top.offer(query, pair(distance, other as u32))
-        });
+        let mut table = Table::new(means.rows());
+        table.fill(simd, gap, &queries, means, width);
         for (query, near) in near.chunks_exact_mut(count).enumerate() {
-            for (near, &kept) in near.iter_mut().zip(top.row(query)) {
-                *near = number(kept);
+            let all = table.row(query, means.rows()).iter().zip(0..);
+            let mut pairs: Vec<u64> = all.map(|(&distance, other)| pair(distance, other)).collect();
+            pairs.swap_remove(first + query);
+            if count < pairs.len() {
+                pairs.select_nth_unstable(count - 1);
             }
+            pairs[..count].sort_unstable();
+            near.copy_from_slice(&pairs[..count]);
         }
     })?;
     Ok(near)
@@ -69,8 +92,7 @@ pub(super) fn near_buckets(
 
 /// Refines buckets as `settings` say; returns them, none above the cap, and how many moves there were.
 pub(super) fn refine(
-    exec: &Exec,
-    rows: &Matrix<'_>,
+    Comparing { exec, rows, gap, .. }: Comparing<'_>,
     mut buckets: Buckets,
     settings: &HashGraph,
 ) -> Result<(Buckets, usize), Error> {
@@ -80,7 +102,7 @@ pub(super) fn refine(
             break;
         }
         let count;
-        (buckets, count) = move_rows(exec, rows, &buckets, settings.simd)?;
+        (buckets, count) = move_rows(exec, rows, &buckets, gap, settings.simd)?;
         moves += count;
         if count == 0 {
             break;
@@ -94,8 +116,8 @@ pub(super) fn refine(
         codes: &Codes::None,
         simd: settings.simd,
     };
-    let seed = Seed(settings.seed.0).derive(SEED_RESPLITS);
-    Ok((dividing.divide_buckets(buckets, seed)?, moves))
+    let seed = settings.seed.derive(SEED_RESPLITS);
+    Ok((dividing.divide_buckets(buckets, 0, seed)?, moves))
 }
 
 /// Moves every row to the bucket with the nearest mean among its own and those near it; a tie leaves it where it is.
@@ -103,19 +125,24 @@ fn move_rows(
     exec: &Exec,
     rows: &Matrix<'_>,
     buckets: &Buckets,
+    gap: Gap,
     simd: Simd,
 ) -> Result<(Buckets, usize), Error> {
     let width = rows.width();
     let means = means(exec, rows, buckets)?;
     let count = NEAR.min(buckets.len() - 1);
-    let near = near_buckets(exec, &means, width, count, simd)?;
+    let near = near_buckets(exec, &means, width, count, gap, simd)?;
     let chosen = exec.map((0..buckets.len()).collect(), |bucket| {
-        let looked_at: Vec<u32> =
-            std::iter::once(bucket as u32).chain(near[bucket * count..][..count].iter().copied()).collect();
+        let others = near[bucket * count..][..count].iter().map(|&near| number(near));
+        let looked_at: Vec<u32> = std::iter::once(bucket as u32).chain(others).collect();
         let looked_at_means = pick(&means, &looked_at, width);
         let mut chosen = Vec::with_capacity(buckets.get(bucket).len());
-        nearest_means(rows, buckets.get(bucket), &looked_at_means, 1, simd, |_, nearest| {
-            chosen.push(looked_at[number(nearest[0]) as usize]);
+        distances_to(rows, buckets.get(bucket), &looked_at_means, gap, simd, |_, distances| {
+            let mut nearest = 0;
+            for (index, &distance) in distances.iter().enumerate() {
+                nearest = if distance < distances[nearest] { index } else { nearest };
+            }
+            chosen.push(looked_at[nearest]);
         });
         chosen
     })?;
@@ -150,28 +177,24 @@ pub(super) fn pick(means: &Packed, buckets: &[u32], width: usize) -> Packed {
     Packed::new(values.chunks_exact(width), width)
 }
 
-/// Hands `take` for each of `members`, in order, its index and its `count` nearest means as (distance, index) pairs.
-pub(super) fn nearest_means(
+/// Hands `take` for each of `members`, in order, its index and its distances to the means.
+pub(super) fn distances_to(
     rows: &Matrix<'_>,
     members: &[u32],
     means: &Packed,
-    count: usize,
+    gap: Gap,
     simd: Simd,
-    mut take: impl FnMut(usize, &[u64]),
+    mut take: impl FnMut(usize, &[f32]),
 ) {
     let mut queries = Queries::new(rows.width());
+    let mut table = Table::new(means.rows());
     for (group, members) in members.chunks(QUERIES).enumerate() {
-        let mut limits = [-1.0; QUERIES];
         for (query, &row) in members.iter().enumerate() {
             queries.set(query, rows.row(row as usize));
-            limits[query] = f32::INFINITY;
         }
-        let mut top = TopK::new(members.len(), count);
-        simd.scan(queries.values(), means.values(), rows.width(), &mut limits, |query, mean, distance| {
-            top.offer(query, pair(distance, mean as u32))
-        });
+        table.fill(simd, gap, &queries, means, rows.width());
         for query in 0..members.len() {
-            take(group * QUERIES + query, top.row(query));
+            take(group * QUERIES + query, table.row(query, means.rows()));
         }
     }
 }
