@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING
 from mbflow._native import __version__, build_info, num_threads, set_num_threads
 
 if TYPE_CHECKING:
-    from mbflow import errors, flow, select
+    from mbflow import batches, errors, flow, select
     from mbflow.select import select_instances
     from mbflow.steps import load, run
+    from mbflow.stratified import StratifiedBatches
 
 __all__ = [
+    "StratifiedBatches",
     "__version__",
+    "batches",
     "build_info",
     "errors",
     "flow",
@@ -33,8 +36,13 @@ __all__ = [
     "set_num_threads",
 ]
 
-_MODULES = frozenset({"errors", "flow", "select"})
-_NAMES = {"load": "mbflow.steps", "run": "mbflow.steps", "select_instances": "mbflow.select"}
+_MODULES = frozenset({"batches", "errors", "flow", "select"})
+_NAMES = {
+    "StratifiedBatches": "mbflow.stratified",
+    "load": "mbflow.steps",
+    "run": "mbflow.steps",
+    "select_instances": "mbflow.select",
+}
 
 
 def __getattr__(name: str) -> object:
