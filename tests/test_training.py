@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mbflow.training import BestWeights, ordered_tasks, single_threaded
+from mbflow.training import BestWeights, ordered_tasks, single_threaded, without_warnings
 
 torch = pytest.importorskip("torch", reason="needs the extra `train`")
 
@@ -105,3 +108,27 @@ def test_nothing_to_restore():
     assert best.epoch == -1
     best.restore()
     assert weight.tolist() == [1.0]
+
+
+def test_warnings_of_threads_side_by_side_are_held_back_and_come_again() -> None:
+    inside = threading.Barrier(2, timeout=20)
+
+    def work(number: int) -> None:
+        with without_warnings():
+            inside.wait()
+            warnings.warn(f"in {number}", stacklevel=1)
+            inside.wait()
+            if number == 1:
+                time.sleep(0.05)
+            # The other has left by now, and this one is still inside.
+            warnings.warn(f"late in {number}", stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(work, range(2)))
+        assert seen == []
+        assert list(warnings.filters) == before
+        warnings.warn("heard", stacklevel=1)
+    assert [str(one.message) for one in seen] == ["heard"]

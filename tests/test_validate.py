@@ -27,7 +27,7 @@ steps:
   check: {use: select.evaluate, from: [rows, keep]}
 run: {out: runs}
 """
-STEP_NAMES = "select.attention, select.evaluate, select.hash_graph, select.keep"
+STEP_NAMES = "select.attention, select.evaluate, select.graph, select.hash_graph, select.keep"
 NAME_RULE = "expected a name of lower-case letters, digits, - and _, starting with a letter, at most 64 long"
 GRAPH_KEYS = "bits, bucket_cap, family, max_categories, neighbours, probes, projections, refinements, scale, width"
 
@@ -148,12 +148,42 @@ CASES: list[tuple[str, str, list[str]]] = [
         ["11:34: no source or step `scor`; did you mean `score`? known: check, graph, rows, score"],
     ),
     (
-        "from: score",
-        "from: graph",
+        "[rows, keep]",
+        "[rows, score]",
         [
             (
-                "11:34: select.keep takes what gives scores here, and `graph` gives graph; `score` would "
+                "12:46: select.evaluate takes what gives kept here, and `score` gives scores; `keep` "
+                "would fit"
+            )
+        ],
+    ),
+    (
+        "from: score",
+        "from: check",
+        [
+            (
+                "11:34: select.keep takes the rows of a source or what gives graph or what gives scores "
+                "here, and `check` gives table; `graph` would fit"
+            )
+        ],
+    ),
+    (
+        "from: score",
+        "from: [graph, graph]",
+        [
+            (
+                "11:42: select.keep takes what gives scores here, and `graph` gives graph; `score` would "
                 "fit"
+            )
+        ],
+    ),
+    (
+        "from: score",
+        "from: [graph, score, score]",
+        [
+            (
+                "11:34: select.keep takes 1 to 2 inputs (rows or graph or scores, scores (may be left "
+                "out)), found 3"
             )
         ],
     ),

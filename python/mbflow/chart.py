@@ -1,4 +1,4 @@
-"""Grouped bar charts as SVG text that stands inside an HTML page and takes its colours from there.
+"""Charts as SVG text that stands inside an HTML page and takes its colours from there.
 
 Colours in the SVG are CSS variables (`--ink`, `--faint`, `--grid`, `--series-1` and so on), so that
 one drawing serves a light and a dark page. The same chart gives the same text, byte for byte.
@@ -16,10 +16,10 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["SERIES_COLOURS", "bars", "series_names"]
+__all__ = ["SERIES_COLOURS", "bars", "draw", "lines", "scatter", "series_names"]
 
 SERIES_COLOURS = 6
 """Series that have a colour of their own; further ones start again with the first."""
@@ -43,6 +43,122 @@ def series_names(chart: Mapping[str, Any]) -> list[str]:
     """
     series = chart.get("series") or []
     return [str(one.get("name", f"series {number}")) for number, one in enumerate(series, 1)]
+
+
+def draw(chart: Mapping[str, Any], *, salt: str) -> str:
+    """Draw a chart by its `kind`: "bars" (the default), "lines" or "scatter".
+
+    Raises:
+        ValueError: There is nothing to draw, or no such kind.
+
+    Example:
+        >>> from mbflow.chart import draw
+        >>> draw({"kind": "pie"}, salt="a")
+        Traceback (most recent call last):
+        ...
+        ValueError: there is no chart 'pie'; expected bars, lines or scatter
+    """
+    kind = chart.get("kind") or "bars"
+    drawers = {"bars": bars, "lines": lines, "scatter": scatter}
+    if kind not in drawers:
+        raise ValueError(f"there is no chart {kind!r}; expected bars, lines or scatter")
+    return drawers[kind](chart, salt=salt)
+
+
+def lines(chart: Mapping[str, Any], *, salt: str) -> str:
+    """Draw one line a series over the groups, each point with its standard deviation as a whisker.
+
+    Args:
+        chart: As for `bars`; the y axis holds the values, not zero.
+        salt: Set before every id in the SVG.
+
+    Returns:
+        An `<svg>` element without a legend.
+
+    Raises:
+        ValueError: There is nothing to draw.
+
+    Example:
+        >>> from mbflow.chart import lines
+        >>> chart = {"groups": ["90 %", "96 %"], "series": [{"name": "all", "mean": [0.9, 0.8]}]}
+        >>> lines(chart, salt="a").startswith("<svg")
+        True
+    """
+    groups = [str(group) for group in chart.get("groups") or []]
+    series = list(chart.get("series") or [])
+    heights = [_numbers(one.get("mean"), len(groups)) for one in series]
+    if not any(not math.isnan(number) for row in heights for number in row):
+        raise ValueError("the chart has no numbers; expected `groups` and `series` with `mean`")
+
+    def paint(axes: Any) -> None:
+        for index, (row, one) in enumerate(zip(heights, series, strict=True)):
+            places = [group + (index - (len(heights) - 1) / 2) * 0.02 for group in range(len(row))]
+            axes.plot(places, row, color=_colour(index), linewidth=2, marker="o", markersize=5)
+            _whiskers(axes, places, row, _numbers(one.get("sd"), len(groups)))
+        axes.set_xlim(-0.3, len(groups) - 0.7)
+        axes.set_xticks(range(len(groups)), [_plain(_short(name, len(groups))) for name in groups])
+        axes.set_ylabel(_plain(str(chart.get("ylabel") or "")), color=_FAINT, labelpad=8)
+        axes.tick_params(axis="x", length=0, colors=_INK, pad=6)
+        axes.grid(visible=True, axis="y", color=_GRID, linewidth=1)
+
+    return _figure(paint, salt, height=_HEIGHT)
+
+
+def scatter(chart: Mapping[str, Any], *, salt: str) -> str:
+    """Draw points: the first series small and faint, the later ones over it, larger.
+
+    Args:
+        chart: `series`, each with `name`, `x`, `y` and `group` (a number for each point, which
+            picks its colour; the first colour without), `xlabel`, `ylabel`.
+        salt: Set before every id in the SVG.
+
+    Returns:
+        An `<svg>` element without a legend.
+
+    Raises:
+        ValueError: There is nothing to draw.
+
+    Example:
+        >>> from mbflow.chart import scatter
+        >>> chart = {"series": [{"name": "dropped", "x": [0.0, 1.0], "y": [0.5, 0.1]}]}
+        >>> scatter(chart, salt="a").startswith("<svg")
+        True
+    """
+    series = list(chart.get("series") or [])
+    points: list[tuple[list[float], list[float], list[int]]] = []
+    for one in series:
+        given = one.get("x")
+        count = len(given) if isinstance(given, Sequence) else 0
+        x, y = _numbers(given, count), _numbers(one.get("y"), count)
+        groups = [0 if math.isnan(g) else int(g) for g in _numbers(one.get("group"), count)]
+        points.append((x, y, groups))
+    if not any(x for x, _, _ in points):
+        raise ValueError("the chart has no points; expected `series` with `x` and `y`")
+
+    def paint(axes: Any) -> None:
+        for layer, (x, y, groups) in enumerate(points):
+            for group in sorted(set(groups)):
+                chosen = [index for index, own in enumerate(groups) if own == group]
+                axes.plot(
+                    [x[i] for i in chosen],
+                    [y[i] for i in chosen],
+                    linestyle="none",
+                    marker="o",
+                    markersize=3.2 if layer == 0 else 4.2,
+                    color=_colour(group),
+                    alpha=0.45 if layer == 0 else 1.0,
+                    markeredgewidth=0 if layer == 0 else 0.7,
+                    markeredgecolor=_INK,
+                )
+        axes.set_xlabel(_plain(str(chart.get("xlabel") or "")), color=_FAINT)
+        axes.set_ylabel(_plain(str(chart.get("ylabel") or "")), color=_FAINT, labelpad=8)
+        axes.tick_params(axis="x", length=0, colors=_FAINT)
+
+    return _figure(paint, salt, height=2 * _HEIGHT)
+
+
+def _colour(index: int) -> str:
+    return f"#fe001{index % SERIES_COLOURS + 1}"
 
 
 def bars(chart: Mapping[str, Any], *, salt: str) -> str:
@@ -93,6 +209,32 @@ def _draw(
     ylabel: str,
     salt: str,
 ) -> str:
+    def paint(axes: Any) -> None:
+        width = 0.8 / len(heights)
+        labelled = len(groups) * len(heights) <= _LABELLED_BARS
+        low, high = _limits(heights, spreads)
+        for index, (row, spread) in enumerate(zip(heights, spreads, strict=True)):
+            places = [
+                group + (index - (len(heights) - 1) / 2) * width for group in range(len(groups))
+            ]
+            axes.bar(places, row, width=width * 0.86, color=_colour(index), linewidth=0)
+            _whiskers(axes, places, row, spread)
+            if labelled:
+                _labels(axes, places, row, spread, (high - low) * 0.018)
+        axes.set_ylim(low, high)
+        axes.set_xlim(-0.55, len(groups) - 0.45)
+        axes.set_xticks(range(len(groups)), [_plain(_short(name, len(groups))) for name in groups])
+        axes.set_ylabel(_plain(ylabel), color=_FAINT, labelpad=8)
+        axes.tick_params(axis="x", length=0, colors=_INK, pad=6)
+        axes.grid(visible=True, axis="y", color=_GRID, linewidth=1)
+        if low < 0:
+            axes.axhline(0, color=_FAINT, linewidth=0.8)
+
+    return _figure(paint, salt, height=_HEIGHT)
+
+
+def _figure(paint: Callable[[Any], None], salt: str, *, height: float) -> str:
+    """The SVG of one pair of axes in the style of the page."""
     # Imported here: matplotlib takes half a second, and runs without a chart need none of it.
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -107,34 +249,15 @@ def _draw(
         "text.parse_math": False,  # a name in data may hold a `$`
     }
     with mpl.rc_context(style):
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), facecolor="none", layout="constrained")
+        figure = Figure(figsize=(_WIDTH, height), facecolor="none", layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot(facecolor="none")
-        width = 0.8 / len(heights)
-        labelled = len(groups) * len(heights) <= _LABELLED_BARS
-        low, high = _limits(heights, spreads)
-        for index, (row, spread) in enumerate(zip(heights, spreads, strict=True)):
-            places = [
-                group + (index - (len(heights) - 1) / 2) * width for group in range(len(groups))
-            ]
-            colour = f"#fe001{index % SERIES_COLOURS + 1}"
-            axes.bar(places, row, width=width * 0.86, color=colour, linewidth=0)
-            _whiskers(axes, places, row, spread)
-            if labelled:
-                _labels(axes, places, row, spread, (high - low) * 0.018)
-        axes.set_ylim(low, high)
-        axes.set_xlim(-0.55, len(groups) - 0.45)
-        axes.set_xticks(range(len(groups)), [_plain(_short(name, len(groups))) for name in groups])
-        axes.set_ylabel(_plain(ylabel), color=_FAINT, labelpad=8)
-        axes.tick_params(axis="x", length=0, colors=_INK, pad=6)
+        paint(axes)
         axes.tick_params(axis="y", length=0, colors=_FAINT)
-        axes.grid(visible=True, axis="y", color=_GRID, linewidth=1)
         axes.set_axisbelow(True)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         axes.spines["bottom"].set_color(_FAINT)
-        if low < 0:
-            axes.axhline(0, color=_FAINT, linewidth=0.8)
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         with warnings.catch_warnings():

@@ -306,18 +306,24 @@ def _results(
 def _chart(chart: Mapping[str, Any], salt: str) -> _Chart | None:
     series = [_mapping(one) for one in _sequence(chart.get("series"))]
     groups = _sequence(chart.get("groups"))
-    known = {"groups": groups, "series": series, "ylabel": chart.get("ylabel")}
+    known = {**chart, "groups": groups, "series": series}
     try:
-        svg = charts.bars(known, salt=salt)
+        svg = charts.draw(known, salt=salt)
     except ValueError:
         return None  # no numbers: the tables say what there is
     return _Chart(
         title=str(chart.get("title") or ""),
         ylabel=str(chart.get("ylabel") or ""),
-        series=charts.series_names(known),
+        series=_legend(known),
         svg=Markup(svg),  # noqa: S704 - matplotlib escapes every text in it
         has_spread=any(_sequence(one.get("sd")) for one in series),
     )
+
+
+def _legend(chart: Mapping[str, Any]) -> list[str]:
+    """What colours stand for: series, or the groups of points where those are named."""
+    named = [str(name) for name in _sequence(chart.get("group_names"))]
+    return named if chart.get("kind") == "scatter" and named else charts.series_names(chart)
 
 
 def _table(table: Mapping[str, Any]) -> _Table:

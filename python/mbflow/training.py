@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["BestWeights", "ordered_tasks", "single_threaded"]
+__all__ = ["BestWeights", "ordered_tasks", "single_threaded", "without_warnings"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,6 +28,8 @@ Result = TypeVar("Result")
 _lock = threading.Lock()
 _holders = 0
 _held = ExitStack()
+_silenced = 0
+_silence = ExitStack()
 
 
 @contextmanager
@@ -67,6 +70,38 @@ def single_threaded() -> Iterator[None]:
                 _holders -= 1
                 if _holders == 0:
                     _held.pop_all().close()
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Hold back warnings; put the filters back at the end.
+
+    May be entered again, also by several threads at once: the last to leave restores. The filters
+    belong to the process, and `warnings.catch_warnings` in several threads would put back each
+    other's.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> import warnings
+        >>> from mbflow.training import without_warnings
+        >>> with without_warnings():
+        ...     warnings.warn("of no interest", stacklevel=1)
+    """
+    global _silenced  # noqa: PLW0603 - the filters are state of the process, so is this
+    with _lock:
+        if _silenced == 0:
+            _silence.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        _silenced += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _silenced -= 1
+            if _silenced == 0:
+                _silence.pop_all().close()
 
 
 def _torch_threads() -> int | None:

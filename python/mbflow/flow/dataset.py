@@ -32,7 +32,7 @@ from mbflow.errors import DataError, DefectError
 from mbflow.flow.manifest import read_sealed, sync_folder, write_sealed
 from mbflow.flow.source import foreign_errors
 
-__all__ = ["MANIFEST", "Dataset", "DatasetWriter", "damage"]
+__all__ = ["MANIFEST", "Dataset", "DatasetWriter", "damage", "files_of"]
 
 MANIFEST = "_manifest.json"
 
@@ -84,6 +84,17 @@ class Dataset:
         meta: dict[str, Any] = self.manifest["meta"]
         return meta
 
+    def beside(self, name: str) -> Dataset:
+        """The table of that name that the step wrote beside its output.
+
+        Raises:
+            DataError: There is none of that name.
+        """
+        tables = self.manifest.get("beside", {})
+        if name not in tables:
+            raise DataError(f"{self.folder}: there is no table `{name}` beside this output")
+        return Dataset(self.folder, {"kind": name, "meta": {}, **tables[name]})
+
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Read the rows in order; every page is checked against its checksum."""
         for file in self.manifest["files"]:
@@ -118,6 +129,7 @@ class DatasetWriter:
 
     Args:
         folder: An empty folder.
+        below: A folder in it that takes the parts, made when there is one.
 
     Example:
         >>> import tempfile, pyarrow as pa
@@ -130,9 +142,11 @@ class DatasetWriter:
         2
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, below: str | None = None) -> None:
         self.folder = folder
         self.rows = 0
+        self._below = "" if below is None else f"{below}/"
+        self._beside: dict[str, DatasetWriter] = {}
         self._schema: pa.Schema | None = None
         self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.RecordBatch] = []
@@ -155,6 +169,13 @@ class DatasetWriter:
         while self._waiting_rows >= self._group_rows:
             self._write_group(self._group_rows)
 
+    def beside(self, name: str) -> DatasetWriter:
+        """The writer of a table beside this one, with parts and a schema of its own."""
+        if name not in self._beside:
+            # Readers of a folder of Parquet files, mbflow's own too, pass over such a name.
+            self._beside[name] = DatasetWriter(self.folder, below=f"_{name}")
+        return self._beside[name]
+
     def _write_group(self, rows: int) -> None:
         table = pa.Table.from_batches(self._waiting, self._schema)
         group, rest = table.slice(0, rows).combine_chunks(), table.slice(rows)
@@ -168,7 +189,8 @@ class DatasetWriter:
 
     def _open(self) -> pq.ParquetWriter:
         if self._writer is None:
-            name = f"part-{len(self._parts):05d}.parquet"
+            name = f"{self._below}part-{len(self._parts):05d}.parquet"
+            (self.folder / name).parent.mkdir(exist_ok=True)
             self._parts.append({"name": name, "rows": 0})
             self._writer = pq.ParquetWriter(
                 self.folder / name,
@@ -198,31 +220,40 @@ class DatasetWriter:
 
     def abandon(self) -> None:
         """Close what is open without finishing; the folder is the caller's to remove."""
+        for writer in self._beside.values():
+            writer.abandon()
         if self._writer is not None:
-            writer, self._writer = self._writer, None
+            parquet, self._writer = self._writer, None
             try:
-                writer.close()
+                parquet.close()
             except (OSError, pa.ArrowException):
                 return
 
     def finish(self, content: dict[str, Any]) -> dict[str, Any]:
         """Close the last part and write the manifest; returns the manifest's content."""
+        manifest = {"mbflow_manifest": 1, **content, **self.contents()}
+        if self._beside:
+            manifest["beside"] = {
+                name: writer.contents() for name, writer in sorted(self._beside.items())
+            }
+        write_sealed(self.folder / MANIFEST, manifest)
+        sync_folder(self.folder)
+        return manifest
+
+    def contents(self) -> dict[str, Any]:
+        """Write what waits and close the last part; the manifest's entries about this table."""
         if self._schema is None:
             raise DefectError("the step ended without writing any output")
         if self._waiting_rows or not self._parts:
             self._write_group(self._waiting_rows)
         self._close_part()
-        manifest = {
-            "mbflow_manifest": 1,
-            **content,
+        sync_folder(self.folder / self._below)
+        return {
             "rows": self.rows,
             "bytes": sum(part["bytes"] for part in self._parts),
             "columns": {field.name: str(field.type) for field in self._schema},
             "files": self._parts,
         }
-        write_sealed(self.folder / MANIFEST, manifest)
-        sync_folder(self.folder)
-        return manifest
 
 
 def _width(kind: pa.DataType) -> int:
@@ -233,6 +264,20 @@ def _width(kind: pa.DataType) -> int:
         return max(1, int(kind.bit_width) // 8)
     except ValueError:
         return 64
+
+
+def files_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The files of a data set and of the tables beside it, as its manifest lists them.
+
+    Example:
+        >>> from mbflow.flow.dataset import files_of
+        >>> beside = {"why": {"files": [{"name": "_why/part-00000.parquet"}]}}
+        >>> manifest = {"files": [{"name": "a.parquet"}], "beside": beside}
+        >>> [file["name"] for file in files_of(manifest)]
+        ['a.parquet', '_why/part-00000.parquet']
+    """
+    tables = [manifest, *manifest.get("beside", {}).values()]
+    return [file for table in tables for file in table["files"]]
 
 
 def damage(
@@ -256,7 +301,7 @@ def damage(
     """
     problems: list[str] = []
     whole: list[tuple[Path, str]] = []
-    for file in manifest["files"]:
+    for file in files_of(manifest):
         path = folder / file["name"]
         try:
             size = path.stat().st_size

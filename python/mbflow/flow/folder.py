@@ -142,6 +142,24 @@ class RunFolder:
         sync_folder(self.steps)
         if os.path.lexists(old):
             _remove(old)
+        for left in self.steps.glob(f".work-{name}-*"):
+            _remove(left)
+
+    def scratch(self, name: str, fingerprint: str) -> Path:
+        """Where a step keeps parts of its work until it is published, also over a crash.
+
+        What stands there under another fingerprint is of no use any more and is removed.
+        """
+        place = self.steps / f".work-{name}-{fingerprint[:32]}"
+        for left in self.steps.glob(f".work-{name}-*"):
+            if left != place:
+                _remove(left)
+        return place
+
+    def tidy(self) -> None:
+        """Remove what steps kept for themselves, when a run is done and nothing needs it."""
+        for left in self.steps.glob(".work-*"):
+            _remove(left)
 
     def discard(self) -> None:
         """Remove what unfinished steps wrote."""
@@ -267,13 +285,13 @@ def _verify_step(
     except DataError as error:
         return 1, [str(error)]
     problems = dataset.damage(path, manifest, map_=map_)
-    named = {MANIFEST, *(file["name"] for file in manifest["files"])}
+    files = dataset.files_of(manifest)
+    named = {path / MANIFEST, *(path / file["name"] for file in files)}
+    named |= {file.parent for file in named}
     problems += [
-        f"{other}: not in the manifest"
-        for other in sorted(path.iterdir())
-        if other.name not in named
+        f"{other}: not in the manifest" for other in sorted(path.rglob("*")) if other not in named
     ]
     done = expected is not None and expected["status"] in {"done", "kept"}
     if done and expected is not None and manifest["fingerprint"] != expected["fingerprint"]:
         problems.append(f"{path}: its fingerprint is not the one in run.json")
-    return 1 + len(manifest["files"]), problems
+    return 1 + len(files), problems

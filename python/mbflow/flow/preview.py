@@ -20,7 +20,7 @@ from mbflow.flow.folder import RunFolder
 from mbflow.flow.plan import estimates, fingerprints, state
 from mbflow.flow.run import check_extras, open_sources
 from mbflow.flow.source import Source
-from mbflow.flow.step import Catalogue, Step
+from mbflow.flow.step import Catalogue, Step, described
 from mbflow.flow.validate import Pipeline
 
 __all__ = ["catalogue_markdown", "outline", "parameter_rows", "preview", "resolved_text"]
@@ -164,14 +164,14 @@ def parameter_rows(
         >>> from mbflow.flow.preview import parameter_rows
         >>> from mbflow.steps import CATALOGUE
         >>> columns, rows, title = parameter_rows(CATALOGUE, "select.hash_graph")
-        >>> columns[:3], rows[0][:3]
+        >>> columns[:3], rows[2][:3]
         (['parameter', 'type', 'default'], ['neighbours', 'whole number, >= 1, <= 1000', '10'])
     """
     if name is None:
         return (
             ["step", "takes", "gives", "extra", "what it does"],
             [
-                [step.use, ", ".join(step.takes), step.gives, step.extra or "", step.summary]
+                [step.use, described(step.takes), step.gives, step.extra or "", step.summary]
                 for step in catalogue
             ],
             "Steps",
@@ -233,7 +233,7 @@ def catalogue_markdown(catalogue: Catalogue) -> str:
         extra = f" Needs the extra `{step.extra}`." if step.extra else ""
         parts.append(f"\n## {step.use}\n\n{step.summary}{extra}\n")
         parts.append(
-            f"\nTakes {', '.join(step.takes)}; gives {step.gives}. Version {step.version}.\n"
+            f"\nTakes {described(step.takes)}; gives {step.gives}. Version {step.version}.\n"
         )
         parts.append("\n| parameter | type | default | meaning |\n| --- | --- | --- | --- |\n")
         parts += [f"| `{k}` | {t} | {d} | {m} |\n" for k, t, d, m in _parameters(step)]

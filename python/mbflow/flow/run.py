@@ -304,6 +304,7 @@ class _Run:
             for name, use in self.pipeline.steps.items():
                 self.check()
                 outputs[name] = self._step(name, use, prints, outputs)
+            self.folder.tidy()
 
     def _look_at(self, name: str, source: Source) -> dict[str, Any]:
         """The manifest of a source; says so when its bytes are not those of the last run."""
@@ -397,6 +398,7 @@ class _Run:
             writer=writer,
             report_progress=progress,
             check=self.check,
+            scratch=self.folder.scratch(name, prints[name]),
         )
         try:
             use.step.function(context, use.parameters)

@@ -206,7 +206,7 @@ class Source:
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Read the rows that pass `where`, in order, at most 65,536 at a time."""
-        for _, batch in self._scan(columns):
+        for _, batch in self.scan(columns):
             yield batch
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -219,7 +219,7 @@ class Source:
         """The position of each row that passes `where`: int64, ascending."""
         if self.where is None:
             return np.arange(self.num_positions, dtype=np.int64)
-        found = [positions for positions, _ in self._scan([])]
+        found = [positions for positions, _ in self.scan([])]
         return np.concatenate(found) if found else np.empty(0, np.int64)
 
     def take(
@@ -256,9 +256,15 @@ class Source:
                 return file.path, position - file.first
         raise IndexError(position)
 
-    def _scan(
-        self, columns: Sequence[str] | None
+    def rows(self) -> int:
+        """How many rows pass `where`."""
+        mask = self._mask()
+        return self.num_positions if mask is None else int(mask.sum())
+
+    def scan(
+        self, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[np.ndarray[Any, np.dtype[np.int64]], pa.RecordBatch]]:
+        """Read as `batches` does, with the position of each row."""
         wanted = self.columns if columns is None else list(columns)
         mask = self._mask()
         schema = pa.schema([self.schema.field(column) for column in wanted])

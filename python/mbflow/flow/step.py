@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mbflow.flow.engine import Engine
     from mbflow.flow.source import Source
 
-__all__ = ["Catalogue", "Context", "Step"]
+__all__ = ["Catalogue", "Context", "Step", "described"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,7 +39,8 @@ class Step:
         version: Raised when the step's result changes, so that older outputs are not reused.
         function: Called with a `Context` and an instance of `parameters`.
         parameters: The pydantic model of `with:`; its field descriptions are the documentation.
-        takes: The kind of each input in order: `"rows"` is a source, others are what steps give.
+        takes: The kind of each input in order: `"rows"` is a source, others are what steps give;
+            `"rows|graph"` is either, and a last one such as `"scores?"` may be left out.
         gives: The kind of the output.
         summary: One line for `mbflow steps`.
         source: Whether the step also reads the rows of the one source upstream of its inputs
@@ -54,7 +56,7 @@ class Step:
     Example:
         >>> from mbflow.steps import CATALOGUE
         >>> CATALOGUE["select.keep"].takes
-        ('scores',)
+        ('rows|graph|scores', 'scores?')
     """
 
     use: str
@@ -70,6 +72,20 @@ class Step:
     modules: tuple[str, ...] = ()
     estimate: Callable[[Any, int, int], tuple[int, int]] | None = None
     preflight: Callable[[Any, Source], None] | None = None
+
+
+def described(takes: Iterable[str]) -> str:
+    """What a step takes, in words.
+
+    Example:
+        >>> from mbflow.flow.step import described
+        >>> described(("rows|graph", "scores?"))
+        'rows or graph, scores (may be left out)'
+    """
+    return ", ".join(
+        kind.rstrip("?").replace("|", " or ") + " (may be left out)" * kind.endswith("?")
+        for kind in takes
+    )
 
 
 class Catalogue:
@@ -117,6 +133,8 @@ class Context:
         inputs: A `Source` or a `Dataset` for each name in `from`, in order.
         source: The one source upstream, for steps that ask for it.
         engine: Runs `map`.
+        scratch: A folder for parts of the work that a run started again finds as it left them, as
+            long as nothing changed that the output depends on; gone once the output is there.
 
     Example:
         A step that counts rows, as `CONTRIBUTING.md` explains it:
@@ -136,6 +154,7 @@ class Context:
     writer: DatasetWriter
     report_progress: Callable[[int, int | None, str, str], None]
     check: Callable[[], None]
+    scratch: Path
     notes: list[str] = field(default_factory=list)
     tables: list[dict[str, Any]] = field(default_factory=list)
     charts: list[dict[str, Any]] = field(default_factory=list)
@@ -145,6 +164,14 @@ class Context:
         """Append rows to the step's output; all calls must have the same schema."""
         self.check()
         self.writer.write(rows)
+
+    def write_beside(self, name: str, rows: pa.Table | pa.RecordBatch) -> None:
+        """Append rows to a table of its own beside the output, such as `"why"`.
+
+        It is checked and kept like the output, and read by `Dataset.beside`.
+        """
+        self.check()
+        self.writer.beside(name).write(rows)
 
     def note(self, text: str) -> None:
         """Say something to people: it stands in the manifest and in the report."""
@@ -161,6 +188,34 @@ class Context:
     ) -> None:
         """Publish a chart for the report: each series has `name`, `mean` and `sd` by group."""
         self.charts.append({"title": title, "ylabel": ylabel, "groups": groups, "series": series})
+
+    def lines(
+        self, title: str, *, ylabel: str, groups: list[str], series: list[dict[str, Any]]
+    ) -> None:
+        """Publish a chart with a line a series over the groups; else as `chart`."""
+        self.chart(title, ylabel=ylabel, groups=groups, series=series)
+        self.charts[-1]["kind"] = "lines"
+
+    def scatter(
+        self,
+        title: str,
+        *,
+        xlabel: str,
+        ylabel: str,
+        series: list[dict[str, Any]],
+        group_names: list[str],
+    ) -> None:
+        """Publish points for the report: each series has `name`, `x`, `y` and `group` of points."""
+        self.charts.append(
+            {
+                "kind": "scatter",
+                "title": title,
+                "xlabel": xlabel,
+                "ylabel": ylabel,
+                "series": series,
+                "group_names": group_names,
+            }
+        )
 
     def progress(self, done: int, total: int | None, unit: str, text: str = "") -> None:
         """Say how far the step is; also the point where an interrupted run stops."""

@@ -29,7 +29,7 @@ from mbflow.errors import PipelineError
 from mbflow.flow.document import Document, nearest
 from mbflow.flow.messages import counted, explain, shown
 from mbflow.flow.spec import ParquetSpec, PipelineSpec, RunSpec, StepSpec
-from mbflow.flow.step import Catalogue, Step
+from mbflow.flow.step import Catalogue, Step, described
 
 __all__ = ["Pipeline", "StepUse", "load", "parse"]
 
@@ -286,22 +286,25 @@ class _Checker:
             if name not in uses:
                 continue
             takes = uses[name][0].takes
-            if len(names) != len(takes):
-                wanted = ", ".join(takes)
+            needed = sum(not wanted.endswith("?") for wanted in takes)
+            if not needed <= len(names) <= len(takes):
+                count = counted(len(takes), "input")
+                if needed < len(takes):
+                    count = f"{needed} to {count}"
                 self._add(
                     ("steps", name, "from"),
-                    f"{uses[name][0].use} takes {counted(len(takes), 'input')} ({wanted}), "
-                    f"found {len(names)}",
+                    f"{uses[name][0].use} takes {count} ({described(takes)}), found {len(names)}",
                 )
                 continue
-            for item, path, wanted in zip(names, paths, takes, strict=True):
-                if item in kinds and item != name and kinds[item] != wanted:
-                    fits = sorted(other for other, kind in kinds.items() if kind == wanted)
+            for item, path, wanted in zip(names, paths, takes, strict=False):
+                allowed = wanted.rstrip("?").split("|")
+                if item in kinds and item != name and kinds[item] not in allowed:
+                    fits = sorted(other for other, kind in kinds.items() if kind in allowed)
                     hint = f"; `{fits[0]}` would fit" if fits else ""
                     self._add(
                         path,
-                        f"{uses[name][0].use} takes {_article(wanted)} here, and `{item}` gives "
-                        f"{kinds[item]}{hint}",
+                        f"{uses[name][0].use} takes {' or '.join(map(_article, allowed))} here, "
+                        f"and `{item}` gives {kinds[item]}{hint}",
                     )
 
     def _ordered(
