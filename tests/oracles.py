@@ -99,3 +99,8 @@ def median(values):
     if len(ordered) % 2:
         return ordered[middle]
     return (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def class_counts(labels, classes):
+    """How often each class occurs, by counting."""
+    return [sum(1 for label in labels if label == name) for name in classes]

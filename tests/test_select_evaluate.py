@@ -10,8 +10,16 @@ import polars as pl
 import pytest
 
 from mbflow.errors import DataError, InvalidArgumentError
+from mbflow.select import (
+    FeatureEncoder,
+    encode_labels,
+    evaluate_selection,
+    evaluate_split,
+    kept_count,
+    stratified_split,
+    summarise,
+)
 from mbflow.select import evaluate as module
-from mbflow.select import evaluate_selection, evaluate_split, stratified_split, summarise
 
 pytest.importorskip("torch", reason="needs the extra `train`")
 datasets = pytest.importorskip("sklearn.datasets", reason="needs the extra `train`")
@@ -73,14 +81,14 @@ def test_nothing_but_the_score_sees_the_test_part(wine, monkeypatch):
     values = table.to_numpy().copy()
     values[test] = 1e6
     seen = []
-    real = module.select_instances
 
-    def spy(*arguments, **settings):
-        selection = real(*arguments, **settings)
-        seen.append(selection.indices)
-        return selection
+    class Watched(module.Chooser):
+        def choose(self, *arguments, **settings):
+            choice = super().choose(*arguments, **settings)
+            seen.append(choice.indices)
+            return choice
 
-    monkeypatch.setattr(module, "select_instances", spy)
+    monkeypatch.setattr(module, "Chooser", Watched)
     for features in (table, pl.DataFrame(values, schema=table.schema)):
         evaluate_split(features, labels, 0, recipe=RECIPE, classifiers=["1-NN"])
     assert np.array_equal(*seen)
@@ -240,3 +248,133 @@ def test_summary_of_one_split_has_no_spread():
     assert summary.differences["standard_error"].null_count() == 3
     with pytest.raises(InvalidArgumentError, match="no records"):
         summarise([])
+
+
+def first_rows(features, labels, count, seed):
+    """A method of one's own: the first rows of each class."""
+    assert features.dtype == np.float32
+    assert len(features) == len(labels.codes)
+    return np.sort(
+        np.concatenate([np.flatnonzero(labels.codes == code)[: count // 3] for code in range(3)])
+    )
+
+
+def test_other_methods_are_measured_on_the_same_splits(wine):
+    records = evaluate_selection(
+        *wine,
+        recipe={"method": "coverage"},
+        seeds=2,
+        classifiers=["1-NN"],
+        compare={"middle": "medoids", "first": first_rows, "same": "coverage"},
+        fractions=[0.5, 0.1],
+        record_times=False,
+    )
+    names = ["all", *["random", "selected", "middle", "first", "same"] * 2]
+    for seed in (0, 1):
+        part = records.filter(seed=seed)
+        assert part["training_set"].to_list() == names
+        assert part["fraction"].to_list() == [1.0] + [0.5] * 5 + [0.1] * 5
+        train, test = stratified_split(wine[1], seed=seed)
+        assert set(part["test_rows"]) == {len(test)}
+        for share in (0.5, 0.1):
+            wanted = kept_count(len(train), fraction=share)
+            rows = dict(part.filter(fraction=share).select("training_set", "rows").rows())
+            assert rows.pop("first") == wanted // 3 * 3
+            assert set(rows.values()) == {wanted}
+    same = records.filter(training_set="same").drop("training_set")
+    assert same.equals(records.filter(training_set="selected").drop("training_set"))
+    left_out = 1 - records["rows"] / 142
+    np.testing.assert_allclose(records["effectiveness"], records["accuracy"] * left_out)
+    assert (records.filter(training_set="all")["effectiveness"] == 0).all()
+    # Accuracy on hand-picked rows, by hand.
+    record = records.filter(seed=1, training_set="first", fraction=0.5).row(0, named=True)
+    table, labels = wine
+    train, test = stratified_split(labels, seed=1)
+    encoder = FeatureEncoder()
+    features = encoder.fit_transform(table[train])
+    rows = first_rows(features, encode_labels(labels[train]), kept_count(142, fraction=0.5), 0)
+    gaps = np.linalg.norm(features[rows][None] - encoder.transform(table[test])[:, None], axis=2)
+    assert record["accuracy"] == pytest.approx(
+        np.mean(labels[train][rows][gaps.argmin(axis=1)] == labels[test])
+    )
+
+
+@pytest.mark.peer("imblearn")
+def test_peers_keep_their_share_or_say_why_not(wine):
+    records = evaluate_selection(
+        *wine,
+        recipe={"method": "random"},
+        seeds=1,
+        classifiers=["1-NN"],
+        compare=["NearMiss", "EditedNearestNeighbours"],
+        fractions=[0.3, 0.1],
+    )
+    near = records.filter(training_set="NearMiss")
+    assert near["rows"].to_list() == [43, 14]
+    # What cleans keeps what it keeps, whatever share is asked for.
+    edited = records.filter(training_set="EditedNearestNeighbours")
+    assert edited["rows"].n_unique() == 1
+    assert edited["accuracy"].n_unique() == 1
+    late = evaluate_selection(
+        *wine,
+        recipe={"method": "random"},
+        seeds=1,
+        classifiers=["1-NN"],
+        compare=["NearMiss"],
+        peer_seconds=0.001,
+    )
+    assert set(late["training_set"]) == {"all", "random", "selected"}
+    assert late.filter(training_set="all")["note"].to_list() == ["NearMiss: not done in 0.001 s"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"compare": ["best"]}, "no method 'best' to compare with; expected some of 'auto'"),
+        ({"compare": {"x": "best"}}, "no method 'best'"),
+        ({"fractions": [0.1, 0.0]}, "fractions holds 0.0"),
+        ({"fractions": [1.5]}, "fractions holds 1.5"),
+        ({"recipe": {"colour": 3}}, "the recipe sets 'colour', which `select_instances` does not"),
+    ],
+)
+def test_refusals_of_comparisons(wine, settings, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        evaluate_selection(*wine, **{"recipe": RECIPE, "seeds": 1, **settings})
+
+
+def test_quotas_by_class_and_strata_of_a_target_are_scaled_to_the_split(wine):
+    table, labels = wine
+    records = evaluate_selection(
+        table,
+        labels,
+        recipe={"method": "coverage", "quotas": {"0": 30, "1": 6, "2": 6}},
+        seeds=1,
+        classifiers=["1-NN"],
+        fractions=[0.1],
+    )
+    assert records.filter(training_set="selected")["rows"].to_list() == [14]
+    target = table.columns[0]
+    records = evaluate_selection(
+        table, target, recipe={"method": "coverage", "quantiles": 4, "count": 20}, seeds=1,
+        classifiers=["random forest"],
+    )  # fmt: skip
+    assert records.filter(training_set="selected")["rows"].to_list() == [20]
+    assert records.filter(training_set="all")["accuracy"].item() > 0.4
+
+
+def test_holm_counts_the_questions_asked():
+    accuracies = {
+        name: {c: list(np.array([0.5, 0.52, 0.51]) + gain) for c in ("1-NN", "random forest")}
+        for name, gain in (("all", 0.3), ("random", 0.0), ("selected", 0.1))
+    }
+    rows = made_up(accuracies)
+    rows += [{**r, "training_set": "other", "accuracy": r["accuracy"] - r["seed"] / 50} for r in rows
+             if r["training_set"] == "selected"]  # fmt: skip
+    differences = summarise(rows, test_fraction=0.2).differences
+    means = differences.filter(classifier="mean of all")
+    assert means["training_set"].to_list() == ["selected", "other"]
+    assert means["p"].to_list()[0] == 0.0
+    assert means["p_holm"].to_list()[0] == 0.0
+    # The larger of two p-values stays as it is, and is well above what a plain t-test would say.
+    assert means["p_holm"].to_list()[1] == pytest.approx(means["p"].to_list()[1])
+    assert differences.filter(pl.col("classifier") != "mean of all")["p_holm"].is_nan().all()

@@ -20,6 +20,7 @@ from mbflow.select import (
     encode_labels,
     hash_graph,
     keep_rows,
+    neighbour_graph,
     select_instances,
     split_label,
 )
@@ -27,7 +28,8 @@ from mbflow.select import (
 pytest.importorskip("torch", reason="needs the extra `train`")
 datasets = pytest.importorskip("sklearn.datasets", reason="needs the extra `train`")
 
-QUICK = {"epochs": 6, "seed": 4}
+# The paper's method, with little work.
+QUICK = {"method": "attention", "neighbours": 10, "graph": "single_level", "epochs": 6, "seed": 4}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_the_stages_one_by_one_give_the_same(iris, expected):
     table, labels = split_label(iris, "kind")
     features = FeatureEncoder().fit_transform(table)
     graph = hash_graph(features, seed=4)
-    attention = attention_scores(features, labels, graph, **QUICK)
+    attention = attention_scores(features, labels, graph, epochs=6, seed=4)
     assert np.array_equal(attention.scores, expected.scores)
     assert np.array_equal(keep_rows(attention.scores, labels, fraction=0.1), expected.indices)
 
@@ -172,7 +174,7 @@ def test_text_nulls_and_numbers_together():
             "there is no label column 'nope'; the columns are 'a', 'b'",
         ),
         ({"labels": ["x"] * 150}, DataError, "all 150 labels are 'x'"),
-        ({"labels": [0.5] * 150}, DataError, "regression targets are not supported here"),
+        ({"labels": [0.5] * 150}, DataError, "cut a regression target .* which `quantiles` does"),
         ({"fraction": 0.0}, InvalidArgumentError, "fraction is 0.0"),
         ({"fraction": 1.5}, InvalidArgumentError, "fraction is 1.5"),
         (
@@ -228,15 +230,20 @@ def test_the_step_defaults_are_those_of_python() -> None:
 
     from mbflow.steps import CATALOGUE
 
-    here = inspect.signature(select_instances).parameters
     checked = 0
-    for use in ("select.hash_graph", "select.attention", "select.keep"):
+    for use, function in (
+        ("select.hash_graph", hash_graph),
+        ("select.graph", neighbour_graph),
+        ("select.attention", attention_scores),
+        ("select.keep", select_instances),
+    ):
+        here = inspect.signature(function).parameters
         for name, field in CATALOGUE[use].parameters.model_fields.items():
-            # None here leaves the choice to the kernel, whose defaults the step spells out.
+            # None leaves the choice to the other side.
             if name in here and here[name].default is not None and field.default is not None:
-                assert here[name].default == field.default, name
+                assert here[name].default == field.default, (use, name)
                 checked += 1
-    assert checked >= 12
+    assert checked >= 20
 
 
 @pytest.mark.parametrize(
@@ -249,9 +256,12 @@ def test_the_step_defaults_are_those_of_python() -> None:
         ({"threads": 0}, "threads is 0"),
         ({"fraction": "0.1"}, "fraction is 0.1"),
         ({"count": 2.5}, "count is 2.5"),
-        ({"neighbours": 2.5}, "hash_graph"),
-        ({"probes": -1}, "hash_graph"),
-        ({"heads": 10**6}, "heads is 1000000; expected a whole number from 1 to 64"),
+        ({"neighbours": 2.5}, "neighbour_graph"),
+        ({"probes": -1}, "neighbour_graph"),
+        (
+            {"method": "attention", "heads": 10**6},
+            "heads is 1000000; expected a whole number from 1 to 64",
+        ),
     ],
 )
 def test_settings_of_the_wrong_kind(settings: dict[str, Any], message: str) -> None:

@@ -76,7 +76,7 @@ def test_encoded_labels_pass_through():
         ([1.0, 2.0, float("nan")], 2, "has no label .* in 1 of 3 rows, first in row 2"),
         (pd.Series(["a", np.nan]), 1, "first in row 1"),
         (pd.Series([1, None]), 1, "first in row 1"),
-        ([1.0, 2.5], 1, "holds the number 2.5 in row 1; .* regression targets are not supported"),
+        ([1.0, 2.5], 1, "holds the number 2.5 in row 1; .* cut a regression target"),
         ([1.0, float("inf")], 1, "holds the number inf in row 1"),
     ],
 )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numbers
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,25 +12,24 @@ from mbflow import _native
 from mbflow.errors import DataError, InvalidArgumentError, require
 from mbflow.select.labels import Labels, encode_labels
 from mbflow.select.strata import stratified_split
-from mbflow.training import BestWeights, ordered_tasks, single_threaded
+from mbflow.training import ordered_tasks, single_threaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import torch
     from numpy.typing import NDArray
 
-    from mbflow.select.gat import Network
+    from mbflow.select.aggregation import Aggregation
     from mbflow.select.hashing import Graph
 
 __all__ = ["Attention", "attention_scores"]
 
 _STREAM_WATCHED = 0x5E1_00005
-_STREAM_BATCH = 0x5E2_00000  # plus the epoch
-# Rows that one pass without gradients takes at a time.
-_PASS_ROWS = 65_536
 # The held-out loss of large data is measured on a sample: enough to see it rise.
-_WATCHED_ROWS = 8_192
+_WATCHED_ROWS = 2_048
+_COUNTED = 16_777_216  # edges whose sources are counted at once
+_AGGREGATIONS = ("mean", "max", "entropy")
+Device = Literal["auto", "cpu", "cuda"]
 # As in the step `select.attention`: far more than helps, far less than memory.
 _MOST = {"heads": 64, "hidden": 1024, "epochs": 100_000}
 
@@ -42,11 +40,20 @@ class Attention:
 
     Attributes:
         scores: float32 of shape (rows,): the attention that each row gives as a source, summed over
-            the rows that have it as a neighbour; second layer, heads averaged.
+            the rows that have it as a neighbour; heads and layers aggregated as asked for.
         degrees: int64 of shape (rows,): how many rows have it as a neighbour, the null model.
         degree_correlation: Pearson correlation of scores and degrees; None where either is
             constant.
-        losses: Training loss of each epoch.
+        own_class_share: float32 of shape (rows,): the share of the attention that a row gives that
+            goes to rows of its own class; 0 for a row that no other looks at.
+        confidence: float32 of shape (rows,): the probability that the network gives the row's own
+            class. It has seen the labels of the training rows, so most rows look easier than a new
+            row would.
+        disagreement: float32 of shape (rows,): the share of pairs of second-layer heads whose own
+            class logits are highest for different classes; no label is needed for it.
+        predicted: int32 of shape (rows,): code of the most probable class, in the order of
+            `encode_labels(labels).classes`.
+        losses: Mean training loss of the steps of each epoch.
         held_out_losses: Loss on the held-out rows after each epoch.
         best_epoch: The epoch whose weights were used, from 0.
         held_out_accuracy: Accuracy on the held-out rows with these weights, None without such rows.
@@ -65,6 +72,10 @@ class Attention:
     scores: NDArray[np.float32]
     degrees: NDArray[np.int64]
     degree_correlation: float | None
+    own_class_share: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    disagreement: NDArray[np.float32]
+    predicted: NDArray[np.int32]
     losses: tuple[float, ...]
     held_out_losses: tuple[float, ...]
     best_epoch: int
@@ -85,8 +96,13 @@ def attention_scores(
     feature_dropout: float = 0.0,
     attention_dropout: float = 0.1,
     held_out: float = 0.1,
-    full_batch_rows: int = 100_000,
-    batch_rows: int = 16_384,
+    full_batch_rows: int = 4096,
+    batch_rows: int = 1024,
+    fanout: int = 5,
+    heads_by: Aggregation = "mean",
+    layers_by: Aggregation | Literal["last"] = "last",
+    within_class: bool = False,
+    device: Device = "auto",
     seed: int = 0,
     threads: int | None = None,
     on_progress: Callable[[int, int, float], object] | None = None,
@@ -98,13 +114,20 @@ def attention_scores(
     part of the rows. Labels enter the loss of the training part only, never the network.
 
     The coefficients of a row's incoming edges add up to 1, so their mean says nothing but its
-    degree; the score is the sum over the row's outgoing edges, without the edge to itself. It is
-    near to plain degree, which is given beside it.
+    degree; the score is the sum over the row's outgoing edges, without the edge to itself. For each
+    edge the heads of a layer are aggregated first, then the layers, then edges are summed. The
+    score is near to plain degree, which is given beside it.
 
-    An epoch is one step of the optimiser: over all training rows, or, where there are more than
-    `full_batch_rows`, over `batch_rows` of them drawn anew and their neighbours within two steps.
-    The same seed gives the same scores for any number of threads. Torch's own random state and
-    thread count are left as they were.
+    An epoch is one step of the optimiser over all training rows. Where there are more than
+    `full_batch_rows`, or where their features fill more than 256 MiB, it is up to 4 steps over
+    `batch_rows` of them (fewer where there are many columns) and a draw of their neighbours
+    within two steps; scores always come from all neighbours. Features, offsets and
+    neighbours may be memory-mapped: what is held of them is a step's part, and beside that two
+    times heads x hidden numbers and a few more for each row.
+
+    The same seed gives the same scores on the CPU for any number of threads. A GPU adds in no
+    fixed order, so its scores differ in their last digits. Torch's own random state and thread
+    count are left as they were.
 
     Args:
         features: float32 of shape (rows, columns), finite.
@@ -120,8 +143,17 @@ def attention_scores(
         held_out: Share of each class held out; 0 watches the training loss instead.
         full_batch_rows: The most training rows of one step over all.
         batch_rows: Rows of a step where there are more.
+        fanout: The most neighbours of a row that such a step draws, in each layer.
+        heads_by: How the heads of a layer are aggregated, edge by edge: "mean", "max", or
+            "entropy", the mean weighted by how concentrated a head's coefficients of the target
+            are (1 - entropy / log of the number of slots).
+        layers_by: "last" takes the second layer alone; "mean", "max" and "entropy" aggregate both
+            layers likewise.
+        within_class: Sum only the attention that goes to rows of the source's own class. Uses the
+            labels of all rows, after training.
+        device: "cpu", "cuda", or "auto" for a GPU where torch finds one.
         seed: Key of the split, the first weights, the batches and dropout.
-        threads: Threads to use, at most one a head; by default `mbflow._native.num_threads()`.
+        threads: Threads to use; by default `mbflow._native.num_threads()`.
         on_progress: Called after each epoch with (epochs done, epochs, training loss).
 
     Returns:
@@ -152,7 +184,11 @@ def attention_scores(
         patience=patience,
         full_batch_rows=full_batch_rows,
         batch_rows=batch_rows,
+        fanout=fanout,
     )
+    _check_choice("heads_by", heads_by, _AGGREGATIONS)
+    _check_choice("layers_by", layers_by, ("last", *_AGGREGATIONS))
+    _check_choice("device", device, ("auto", "cpu", "cuda"))
     for name, share in (
         ("feature_dropout", feature_dropout),
         ("attention_dropout", attention_dropout),
@@ -166,31 +202,25 @@ def attention_scores(
     require("torch", extra="train", purpose="attention scores")
     import torch
 
-    from mbflow.select.gat import Network, Subgraph
+    from mbflow.select.attention_training import Schedule, score_rows, train
+    from mbflow.select.gat import Network
 
-    train, held = stratified_split(encoded, test_fraction=held_out, seed=seed)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidArgumentError('device is "cuda" and torch finds none; use "auto" or "cpu"')
+    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    training_rows, held = stratified_split(encoded, test_fraction=held_out, seed=seed)
     notes: list[str] = []
     watched = held
     if len(held) == 0:
-        watched = train
+        watched = training_rows
         notes.append("no rows are held out: training stopped by the training loss")
     if len(watched) > _WATCHED_ROWS:
         drawn = _native.permutation(seed, _STREAM_WATCHED, len(watched))[:_WATCHED_ROWS]
         watched = np.sort(watched[drawn])
-    mini_batches = len(train) > full_batch_rows
-    workers = min(heads, _native.num_threads() if threads is None else threads)
-    with single_threaded(), ordered_tasks(workers) as run:
-        values = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
-        codes = torch.from_numpy(encoded.codes)
-        sizes = np.bincount(encoded.codes[train], minlength=len(encoded.classes))
-        weights = torch.from_numpy((len(train) / (len(sizes) * sizes)).astype(np.float32))
-
-        def cross_entropy(logits: torch.Tensor, rows: NDArray[np.int64]) -> torch.Tensor:
-            chosen = codes.index_select(0, torch.from_numpy(rows))
-            return torch.nn.functional.cross_entropy(logits, chosen, weight=weights)
-
+    workers = _native.num_threads() if threads is None else threads
+    with single_threaded(), ordered_tasks(workers if place == "cpu" else 1) as run:
         network = Network(
-            values.shape[1],
+            features.shape[1],
             len(encoded.classes),
             heads=heads,
             hidden=hidden,
@@ -198,53 +228,68 @@ def attention_scores(
             attention_dropout=attention_dropout,
             seed=seed,
             run=run,
+            device=place,
         )
-        optimiser = torch.optim.Adam(network.weights, lr=learning_rate)
-        best = BestWeights(network.weights)
-        around_watched = Subgraph.around(graph.offsets, graph.neighbours, watched)
-        rows = train
-        around = None if mini_batches else Subgraph.around(graph.offsets, graph.neighbours, train)
-        losses: list[float] = []
-        watched_losses: list[float] = []
-        for epoch in range(epochs):
-            if mini_batches:
-                order = _native.permutation(seed, _STREAM_BATCH + epoch, len(train))
-                rows = np.sort(train[order[:batch_rows]])
-                around = Subgraph.around(graph.offsets, graph.neighbours, rows)
-            assert around is not None
-            losses.append(
-                network.step(values, around, partial(cross_entropy, rows=rows), epoch=epoch)
-            )
-            optimiser.step()
-            logits = network.logits(values, around_watched)
-            watched_losses.append(float(cross_entropy(logits, watched)))
-            best.offer(epoch, watched_losses[-1])
-            if on_progress is not None:
-                on_progress(epoch + 1, epochs, losses[-1])
-            if epoch - best.epoch >= patience:
-                break
-        if best.epoch < 0:
-            raise InvalidArgumentError(
-                f"training diverged: the loss is {watched_losses[-1]} after {len(losses)} epochs "
-                f"with learning_rate {learning_rate}; use a lower one"
-            )
-        best.restore()
-        predicted = network.logits(values, around_watched).argmax(dim=1).numpy()
-        accuracy = float((predicted == encoded.codes[watched]).mean()) if len(held) else None
-        scores = _given_attention(network, values, graph)
-    if mini_batches:
-        notes.append(f"each epoch is one step over {batch_rows} of {len(train)} training rows")
-    degrees = np.bincount(graph.neighbours, minlength=graph.rows).astype(np.int64)
+        training = train(
+            network,
+            features,
+            graph,
+            encoded.codes,
+            rows=training_rows,
+            watched=watched,
+            schedule=Schedule(
+                epochs=epochs,
+                patience=patience,
+                learning_rate=learning_rate,
+                full_batch_rows=full_batch_rows,
+                batch_rows=batch_rows,
+                fanout=fanout,
+                seed=seed,
+            ),
+            run=run,
+            on_progress=on_progress,
+        )
+        rows = score_rows(
+            network,
+            features,
+            graph,
+            encoded.codes,
+            heads_by=heads_by,
+            layers_by=layers_by,
+            run=run,
+        )
+    if training.batch_rows:
+        notes.append(
+            f"each epoch is {training.steps} steps over {training.batch_rows} of "
+            f"{len(training_rows)} training rows"
+        )
+    if place != "cpu":
+        notes.append("trained on a GPU: another run may differ in the last digits of the scores")
+    degrees = _degrees(graph)
+    scores = (rows.own_class if within_class else rows.scores).astype(np.float32)
+    own_class_share = np.zeros(graph.rows, dtype=np.float32)
+    given = rows.scores > 0.0
+    np.divide(rows.own_class, rows.scores, out=own_class_share, where=given, casting="same_kind")
     return Attention(
         scores=scores,
         degrees=degrees,
         degree_correlation=_correlation(scores, degrees),
-        losses=tuple(losses),
-        held_out_losses=tuple(watched_losses) if len(held) else (),
-        best_epoch=best.epoch,
-        held_out_accuracy=accuracy,
+        own_class_share=own_class_share,
+        confidence=rows.confidence,
+        disagreement=rows.disagreement,
+        predicted=rows.predicted,
+        losses=training.losses,
+        held_out_losses=training.watched_losses if len(held) else (),
+        best_epoch=training.best_epoch,
+        held_out_accuracy=training.watched_accuracy if len(held) else None,
         notes=tuple(notes),
     )
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        expected = ", ".join(map(repr, choices))
+        raise InvalidArgumentError(f"{name} is {value!r}; expected one of {expected}")
 
 
 def _check_counts(**counts: Any) -> None:
@@ -275,36 +320,13 @@ def _checked_labels(features: NDArray[np.float32], labels: Any, graph: Graph) ->
     return encoded
 
 
-def _given_attention(network: Network, features: torch.Tensor, graph: Graph) -> NDArray[np.float32]:
-    """The coefficients that each row gives as a source, summed; block by block, in row order."""
-    import torch
-
-    from mbflow.select.gat import build_table, dense_table, renumbered
-
-    middle = torch.empty(graph.rows, 0)
-    blocks = [
-        np.arange(start, min(start + _PASS_ROWS, graph.rows), dtype=np.int64)
-        for start in range(0, graph.rows, _PASS_ROWS)
-    ]
-    parts: list[torch.Tensor] = []
-    totals = np.zeros(graph.rows, dtype=np.float64)
-    for last in (False, True):
-        for rows in blocks:
-            slots, unused = dense_table(graph.offsets, graph.neighbours, rows)
-            sources, local = renumbered(slots, graph.rows)
-            table = build_table(local, unused, len(sources))
-            chosen = torch.from_numpy(sources)
-            if not last:
-                parts.append(network.middle(features.index_select(0, chosen), table))
-                continue
-            given = network.coefficients(middle.index_select(0, chosen), table).numpy()
-            real = np.ones(slots.shape, dtype=np.bool_) if unused is None else ~unused
-            real[:, 0] = False
-            totals += np.bincount(slots[real], weights=given[real], minlength=graph.rows)
-        if not last:
-            middle = torch.cat(parts)
-            parts.clear()
-    return totals.astype(np.float32)
+def _degrees(graph: Graph) -> NDArray[np.int64]:
+    """How many rows have each as a neighbour; in parts, since counting widens what it counts."""
+    degrees = np.zeros(graph.rows, dtype=np.int64)
+    for start in range(0, graph.edges, _COUNTED):
+        part = graph.neighbours[start : start + _COUNTED]
+        degrees += np.bincount(part, minlength=graph.rows)
+    return degrees
 
 
 def _correlation(scores: NDArray[np.float32], degrees: NDArray[np.int64]) -> float | None:

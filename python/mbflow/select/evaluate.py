@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import time
-import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mbflow import _native
 from mbflow.errors import InvalidArgumentError, require
+from mbflow.select.choose import METHODS, Chooser
 from mbflow.select.features import FeatureEncoder
-from mbflow.select.instances import select_instances, split_label
+from mbflow.select.instances import SETTINGS, split_label
 from mbflow.select.labels import Labels
-from mbflow.select.strata import stratified_random, stratified_split
-from mbflow.training import single_threaded
+from mbflow.select.peers import CLEANING, PEERS, PeerResult, run_peer
+from mbflow.select.strata import (
+    class_quotas,
+    kept_count,
+    scaled_quotas,
+    stratified_random,
+    stratified_split,
+)
+from mbflow.training import single_threaded, without_warnings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
     import polars as pl
-    from numpy.typing import NDArray
 
 __all__ = [
     "CLASSIFIERS",
-    "EvaluationSummary",
     "evaluate_selection",
     "evaluate_split",
-    "summarise",
 ]
 
-CLASSIFIERS = ("1-NN", "logistic regression", "random forest")
-_TRAINING_SETS = ("all", "random", "selected")
+CLASSIFIERS = ("1-NN", "logistic regression", "random forest", "gradient boosting")
+# (features, labels, rows to keep, seed) -> row numbers
+Rival = Callable[[NDArray[np.float32], Labels, int, int], NDArray[np.int64]]
+_DEFAULT_CLASSIFIERS = CLASSIFIERS[:3]
 _ENCODER_SETTINGS = ("scale", "max_categories", "columns")
 
 
@@ -44,7 +50,10 @@ def evaluate_selection(
     recipe: Mapping[str, Any] | None = None,
     seeds: int | Sequence[int] = 5,
     test_fraction: float = 0.2,
-    classifiers: Sequence[str] = CLASSIFIERS,
+    classifiers: Sequence[str] = _DEFAULT_CLASSIFIERS,
+    compare: Sequence[str] | Mapping[str, str | Rival] = (),
+    fractions: Sequence[float] | None = None,
+    peer_seconds: float = 60.0,
     max_train_rows: int | None = 50_000,
     threads: int | None = None,
     record_times: bool = True,
@@ -64,7 +73,15 @@ def evaluate_selection(
         recipe: Keyword settings of `select_instances`, without `seed`, `threads`, `on_progress`.
         seeds: How many splits, numbered from 0, or the seeds themselves.
         test_fraction: Share of each class in the test part. A class of one row stays in training.
-        classifiers: Names out of "1-NN", "logistic regression" and "random forest".
+        classifiers: Names out of "1-NN", "logistic regression", "random forest" and "gradient
+            boosting"; the first three by default.
+        compare: Other methods of `select_instances` ("medoids", "coverage", ...) and classes of
+            imbalanced-learn ("NearMiss", ...; see `mbflow.select.peers.PEERS`) to measure as well.
+            They get the recipe's settings; a peer that is not done in time is left out and the note
+            of "all" says so. In a mapping, names in the result by such methods, or by functions of
+            (features, labels, rows to keep, seed) that return row numbers.
+        fractions: Shares of the training rows to keep, each measured; by default the recipe's.
+        peer_seconds: Time limit for each run of a peer.
         max_train_rows: Where there are more training rows, "all" is a stratified random sample
             of this many, and the record's `note` says so; None for no limit.
         threads: Threads to use; the results do not depend on it, except for times.
@@ -73,9 +90,11 @@ def evaluate_selection(
         map: Applies a function to the seeds, in order; an engine's map runs splits side by side.
 
     Returns:
-        A row for each seed, training set and classifier: `seed`, `training_set` ("all", "random",
-        "selected"), `classifier`, `rows`, `test_rows`, `accuracy`, `balanced_accuracy` (mean recall
-        of the classes in the test part), `note`, and the times.
+        A row for each seed, fraction, training set and classifier: `seed`, `training_set` ("all",
+        "random", "selected" and what `compare` names), `fraction` (asked for; 1 for "all"),
+        `classifier`, `rows`, `test_rows`, `accuracy`, `balanced_accuracy` (mean recall of the
+        classes in the test part), `effectiveness` (accuracy times the share of training rows left
+        out), `note`, and the times.
 
     Raises:
         InvalidArgumentError: An argument is out of range.
@@ -101,8 +120,8 @@ def evaluate_selection(
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not chosen:
         raise InvalidArgumentError(f"seeds is {seeds!r}; expected at least one")
-    features, encoded = split_label(table, labels)
-    settings = _checked(recipe or {}, classifiers, max_train_rows)
+    settings = _checked(recipe or {}, classifiers, max_train_rows, compare, fractions)
+    features, encoded = split_label(table, labels, quantiles=settings.get("quantiles"))
     # Encoded once as a whole, so that an error names the row of this table, not of a split of it.
     _encoder(settings).fit_transform(features)
     split = partial(
@@ -112,6 +131,9 @@ def evaluate_selection(
         recipe=settings,
         test_fraction=test_fraction,
         classifiers=tuple(classifiers),
+        compare=compare,
+        fractions=fractions,
+        peer_seconds=peer_seconds,
         max_train_rows=max_train_rows,
         threads=threads,
         record_times=record_times,
@@ -131,7 +153,10 @@ def evaluate_split(
     *,
     recipe: Mapping[str, Any] | None = None,
     test_fraction: float = 0.2,
-    classifiers: Sequence[str] = CLASSIFIERS,
+    classifiers: Sequence[str] = _DEFAULT_CLASSIFIERS,
+    compare: Sequence[str] | Mapping[str, str | Rival] = (),
+    fractions: Sequence[float] | None = None,
+    peer_seconds: float = 60.0,
     max_train_rows: int | None = 50_000,
     threads: int | None = None,
     record_times: bool = True,
@@ -145,6 +170,9 @@ def evaluate_split(
         recipe: Keyword settings of `select_instances`.
         test_fraction: Share of the test part.
         classifiers: Names of classifiers.
+        compare: Names of other methods.
+        fractions: Shares to keep.
+        peer_seconds: Time limit of a peer.
         max_train_rows: The most rows of "all".
         threads: Threads to use.
         record_times: Include times.
@@ -166,10 +194,10 @@ def evaluate_split(
         >>> [record["training_set"] for record in records]
         ['all', 'random', 'selected']
     """
-    settings = _checked(recipe or {}, classifiers, max_train_rows)
+    settings = _checked(recipe or {}, classifiers, max_train_rows, compare, fractions)
     require("sklearn", extra="train", purpose="the evaluation of a selection")
     workers = _native.num_threads() if threads is None else threads
-    frame, encoded = split_label(table, labels)
+    frame, encoded = split_label(table, labels, quantiles=settings.get("quantiles"))
     train, test = stratified_split(encoded, test_fraction=test_fraction, seed=seed)
     if len(test) == 0:
         raise InvalidArgumentError(
@@ -178,57 +206,186 @@ def evaluate_split(
         )
     # Every class keeps a row in the training part, so the codes mean the same there.
     train_labels = Labels(encoded.codes[train], encoded.classes)
-    train_frame = frame[train]
     encoder = _encoder(settings)
-    features = encoder.fit_transform(train_frame)
-    test_features = encoder.transform(frame[test])
-
-    started = time.perf_counter()
-    selected = select_instances(
-        train_frame, train_labels, **settings, seed=seed, threads=threads
-    ).indices
-    selection_seconds = time.perf_counter() - started
+    split = _Split(
+        features=encoder.fit_transform(frame[train]),
+        labels=train_labels,
+        test_features=encoder.transform(frame[test]),
+        test_codes=encoded.codes[test],
+        classifiers=tuple(classifiers),
+        seed=seed,
+        threads=workers,
+        record_times=record_times,
+        records=[],
+        cleaned={},
+    )
     everything, note = np.arange(len(train)), ""
     if max_train_rows is not None and len(train) > max_train_rows:
         count = max(max_train_rows, len(encoded.classes))
         everything = stratified_random(train_labels, count=count, seed=seed + 1)
         note = f"a stratified random {len(everything)} of {len(train)} rows stand for all"
-    rows_of = {
-        "all": everything,
-        "random": stratified_random(train_labels, count=len(selected), seed=seed),
-        "selected": selected,
-    }
-    records: list[dict[str, Any]] = []
-    for training_set in _TRAINING_SETS:
-        rows = rows_of[training_set]
-        for name in classifiers:
+    split.score("all", 1.0, everything, note=note)
+    chooser = Chooser(split.features, train_labels, settings=settings, seed=seed, threads=threads)
+    shares: list[float | None] = [None] if fractions is None else list(fractions)
+    for share in shares:
+        wanted = kept_count(
+            len(train),
+            fraction=share or settings.get("fraction", 0.04),
+            count=None if share else settings.get("count"),
+            quotas=None if share else settings.get("quotas"),
+        )
+        nominal = float(share or settings.get("fraction") or wanted / len(train))
+        chosen = split.choose(chooser, settings.get("method", "auto"), wanted, settings)
+        drawn = stratified_random(train_labels, count=len(chosen[0]), seed=seed)
+        split.score("random", nominal, drawn)
+        split.score("selected", nominal, *chosen)
+        for name, method in _named(compare):
+            if callable(method):
+                started = time.perf_counter()
+                rows = method(split.features, train_labels, wanted, seed)
+                split.score(name, nominal, rows, time.perf_counter() - started)
+            elif method in PEERS:
+                split.score_peer(method, nominal, wanted, settings, peer_seconds)
+            else:
+                split.score(name, nominal, *split.choose(chooser, method, wanted, settings))
+    return split.records
+
+
+@dataclass(frozen=True)
+class _Split:
+    """One split of a table into a training and a test part, and what was measured on it."""
+
+    features: NDArray[np.float32]
+    labels: Labels
+    test_features: NDArray[np.float32]
+    test_codes: NDArray[np.int64]
+    classifiers: tuple[str, ...]
+    seed: int
+    threads: int
+    record_times: bool
+    records: list[dict[str, Any]]
+    cleaned: dict[str, PeerResult]
+
+    def choose(
+        self, chooser: Chooser, method: str, wanted: int, settings: Mapping[str, Any]
+    ) -> tuple[NDArray[np.int64], float]:
+        """The rows that a method keeps, and the seconds it took."""
+        started = time.perf_counter()
+        quotas = settings.get("quotas", "power")
+        if isinstance(quotas, Mapping):
+            sizes = self.labels.sizes
+            quotas = scaled_quotas(self.labels.classes, sizes, wanted, given=quotas)
+        choice = chooser.choose(
+            method,
+            count=wanted,
+            quotas=quotas,
+            power=settings.get("power", 0.75),
+            edit_noise=settings.get("edit_noise", False),
+        )
+        return choice.indices, time.perf_counter() - started
+
+    def score(
+        self,
+        name: str,
+        fraction: float,
+        rows: NDArray[np.int64],
+        seconds: float = 0.0,
+        *,
+        note: str = "",
+    ) -> None:
+        """Train on some of the training rows."""
+        self._score(name, fraction, self.features[rows], self.labels.codes[rows], seconds, note)
+
+    def score_peer(
+        self,
+        name: str,
+        fraction: float,
+        wanted: int,
+        settings: Mapping[str, Any],
+        time_limit: float,
+    ) -> None:
+        """Train on what a sampler of imbalanced-learn makes of the training rows."""
+        made = self.cleaned.get(name)
+        if made is None:
+            made = run_peer(
+                name,
+                self.features,
+                codes=self.labels.codes,
+                counts=class_quotas(self.labels, wanted, power=settings.get("power", 0.75)),
+                seed=self.seed,
+                time_limit=time_limit,
+            )
+        if name in CLEANING:
+            # These keep what they keep, whatever share is asked for.
+            self.cleaned[name] = made
+        if made.skipped or not len(made.codes):
+            note = f"{name}: {made.skipped or 'kept no row'}"
+            for record in self.records:
+                if record["training_set"] == "all" and note not in record["note"]:
+                    record["note"] = "; ".join(filter(None, (record["note"], note)))
+            return
+        self._score(name, fraction, made.features, made.codes, made.seconds, "")
+
+    def _score(
+        self,
+        name: str,
+        fraction: float,
+        features: NDArray[np.float32],
+        codes: NDArray[np.int64],
+        seconds: float,
+        note: str,
+    ) -> None:
+        reduction = 1 - len(codes) / len(self.labels.codes)
+        for classifier in self.classifiers:
             started = time.perf_counter()
             predicted = _predicted(
-                name, features[rows], train_labels.codes[rows], test_features, seed, workers
+                classifier, features, codes, self.test_features, self.seed, self.threads
             )
-            seconds = time.perf_counter() - started
+            fit_seconds = time.perf_counter() - started
+            accuracy = float((predicted == self.test_codes).mean())
             record: dict[str, Any] = {
-                "seed": seed,
-                "training_set": training_set,
-                "classifier": name,
-                "rows": len(rows),
-                "test_rows": len(test),
-                "accuracy": float((predicted == encoded.codes[test]).mean()),
-                "balanced_accuracy": _balanced_accuracy(encoded.codes[test], predicted),
-                "note": note if training_set == "all" else "",
+                "seed": self.seed,
+                "training_set": name,
+                "fraction": fraction,
+                "classifier": classifier,
+                "rows": len(codes),
+                "test_rows": len(self.test_codes),
+                "accuracy": accuracy,
+                "balanced_accuracy": _balanced_accuracy(self.test_codes, predicted),
+                "effectiveness": accuracy * reduction,
+                "note": note,
             }
-            if record_times:
-                record["fit_seconds"] = seconds
-                record["selection_seconds"] = (
-                    selection_seconds if training_set == "selected" else 0.0
-                )
-            records.append(record)
-    return records
+            if self.record_times:
+                record["fit_seconds"] = fit_seconds
+                record["selection_seconds"] = seconds
+            self.records.append(record)
 
 
 def _checked(
-    recipe: Mapping[str, Any], classifiers: Sequence[str], max_train_rows: int | None
+    recipe: Mapping[str, Any],
+    classifiers: Sequence[str],
+    max_train_rows: int | None,
+    compare: Sequence[str] | Mapping[str, str | Rival],
+    fractions: Sequence[float] | None,
 ) -> dict[str, Any]:
+    for name in recipe:
+        if name not in SETTINGS and name not in {"seed", "threads", "on_progress"}:
+            raise InvalidArgumentError(
+                f"the recipe sets {name!r}, which `select_instances` does not take; it takes "
+                f"{', '.join(SETTINGS)}"
+            )
+    known = (*METHODS, *PEERS)
+    for _, method in _named(compare):
+        if not callable(method) and method not in known:
+            raise InvalidArgumentError(
+                f"there is no method {method!r} to compare with; expected some of "
+                f"{', '.join(map(repr, known))}"
+            )
+    for share in fractions or ():
+        if not 0.0 < share <= 1.0:
+            raise InvalidArgumentError(
+                f"fractions holds {share}; expected numbers above 0 and at most 1, such as 0.04"
+            )
     for name in ("seed", "threads", "on_progress"):
         if name in recipe:
             raise InvalidArgumentError(
@@ -249,6 +406,15 @@ def _checked(
     return dict(recipe)
 
 
+def _named(
+    compare: Sequence[str] | Mapping[str, str | Rival],
+) -> Iterable[tuple[str, str | Rival]]:
+    """What to compare with, by its name in the result."""
+    if isinstance(compare, Mapping):
+        return compare.items()
+    return [(name, name) for name in compare]
+
+
 def _encoder(settings: Mapping[str, Any]) -> FeatureEncoder:
     return FeatureEncoder(
         **{name: settings[name] for name in _ENCODER_SETTINGS if name in settings}
@@ -263,21 +429,30 @@ def _predicted(
     seed: int,
     threads: int,
 ) -> NDArray[np.int64]:
-    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
 
     # Imported above, so that their thread pools are there to be held.
-    with single_threaded(), warnings.catch_warnings():
-        # A fit on few rows may not converge in full, which is part of what is measured.
-        warnings.simplefilter("ignore")
+    # A fit on few rows may not converge in full, which is part of what is measured.
+    with single_threaded(), without_warnings():
         if name == "1-NN":
             model: Any = KNeighborsClassifier(n_neighbors=1, algorithm="brute")
         elif name == "logistic regression":
             model = LogisticRegression(max_iter=1000)
+        elif name == "gradient boosting":
+            # The default of 20 rows a leaf learns nothing from few rows.
+            model = HistGradientBoostingClassifier(
+                max_iter=50,
+                min_samples_leaf=min(20, max(1, len(codes) // 50)),
+                early_stopping=False,
+                random_state=seed % 2**32,
+            )
         else:
             # scikit-learn takes forest seeds below 2^32; trees are the same for any n_jobs.
             model = RandomForestClassifier(random_state=seed % 2**32, n_jobs=threads)
+        if len(np.unique(codes)) == 1:
+            return np.full(len(test_features), codes[0])
         model.fit(features, codes)
         if name == "random forest":
             # Votes are added up in the order threads finish; one thread has one order.
@@ -288,110 +463,3 @@ def _predicted(
 def _balanced_accuracy(codes: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
     present = np.unique(codes)
     return float(np.mean([(predicted[codes == code] == code).mean() for code in present]))
-
-
-@dataclass(frozen=True)
-class EvaluationSummary:
-    """Means over splits.
-
-    Attributes:
-        accuracy: A row for each training set and classifier, and for "mean of all": `training_set`,
-            `classifier`, `splits`, `rows` (mean), `accuracy`, `accuracy_sd`, `balanced_accuracy`,
-            `balanced_accuracy_sd`; sd is the standard deviation over splits, null for one split.
-        differences: A row for each classifier and "mean of all": `classifier`, `splits`, and of
-            selected minus random, paired by split, `difference` of accuracy, its `standard_error`,
-            `balanced_difference` and its `balanced_standard_error`.
-
-    Example:
-        >>> from mbflow.select.evaluate import summarise
-        >>> record = {"seed": 0, "training_set": "all", "classifier": "1-NN", "rows": 10}
-        >>> summary = summarise([{**record, "accuracy": 0.5, "balanced_accuracy": 0.5}])
-        >>> summary.accuracy["classifier"].to_list()
-        ['1-NN', 'mean of all']
-    """
-
-    accuracy: pl.DataFrame
-    differences: pl.DataFrame
-
-
-def summarise(records: pl.DataFrame | Sequence[Mapping[str, Any]]) -> EvaluationSummary:
-    """Means and spreads over splits, and the paired difference of selected and random.
-
-    Args:
-        records: What `evaluate_selection` or `evaluate_split` gave, of any number of splits.
-
-    Returns:
-        The summary.
-
-    Raises:
-        InvalidArgumentError: There are no records.
-
-    Example:
-        >>> from mbflow.select import summarise
-        >>> def record(seed, training_set, accuracy):
-        ...     return {
-        ...         "seed": seed,
-        ...         "training_set": training_set,
-        ...         "classifier": "1-NN",
-        ...         "rows": 10,
-        ...         "accuracy": accuracy,
-        ...         "balanced_accuracy": accuracy,
-        ...     }
-        >>> summary = summarise(
-        ...     [
-        ...         record(0, "random", 0.5),
-        ...         record(0, "selected", 0.75),
-        ...         record(1, "random", 0.5),
-        ...         record(1, "selected", 0.5),
-        ...     ]
-        ... )
-        >>> summary.differences.select("classifier", "difference", "standard_error").row(0)
-        ('1-NN', 0.125, 0.125)
-    """
-    import polars as pl
-
-    table = records if isinstance(records, pl.DataFrame) else pl.DataFrame(list(records))
-    if table.is_empty():
-        raise InvalidArgumentError("there are no records to summarise")
-    values = table.select(
-        "seed", "training_set", "classifier", "rows", "accuracy", "balanced_accuracy"
-    ).with_columns(pl.col("rows").cast(pl.Float64))
-    means = values.group_by("seed", "training_set", maintain_order=True).agg(
-        pl.lit("mean of all").alias("classifier"),
-        pl.col("rows", "accuracy", "balanced_accuracy").mean(),
-    )
-    values = pl.concat([values, means.select(values.columns)])
-    accuracy = (
-        values.group_by("training_set", "classifier", maintain_order=True)
-        .agg(
-            pl.len().alias("splits").cast(pl.Int64),
-            pl.col("rows").mean(),
-            pl.col("accuracy").mean(),
-            pl.col("accuracy").std().alias("accuracy_sd"),
-            pl.col("balanced_accuracy").mean(),
-            pl.col("balanced_accuracy").std().alias("balanced_accuracy_sd"),
-        )
-        .with_columns(pl.col("training_set").replace_strict(_order(), default=9).alias("order"))
-        .sort("order", maintain_order=True)
-        .drop("order")
-    )
-    paired = values.filter(pl.col("training_set") == "selected").join(
-        values.filter(pl.col("training_set") == "random"),
-        on=["seed", "classifier"],
-        suffix="_random",
-        maintain_order="left",
-    )
-    gap = pl.col("accuracy") - pl.col("accuracy_random")
-    balanced_gap = pl.col("balanced_accuracy") - pl.col("balanced_accuracy_random")
-    differences = paired.group_by("classifier", maintain_order=True).agg(
-        pl.len().alias("splits").cast(pl.Int64),
-        gap.mean().alias("difference"),
-        (gap.std() / pl.len().sqrt()).alias("standard_error"),
-        balanced_gap.mean().alias("balanced_difference"),
-        (balanced_gap.std() / pl.len().sqrt()).alias("balanced_standard_error"),
-    )
-    return EvaluationSummary(accuracy, differences)
-
-
-def _order() -> dict[str, int]:
-    return {name: index for index, name in enumerate(_TRAINING_SETS)}

@@ -1,10 +1,10 @@
 """The network: two layers of multi-head graph attention over a dense table of neighbours, in torch.
 
-Each head of a layer is a task of its own, which runs on one thread; heads run beside each other and
-are combined in head order. So the weights come out the same to the bit for any number of threads,
-and the table layout (one row an instance, one slot a neighbour, slot 0 the instance itself) needs
-no
-scatter: gradients flow back along a transposed table that is built once.
+While training on the CPU each head of a layer is a task of its own, which runs on one thread; heads
+run beside each other and are combined in head order. Without gradients, blocks of rows are the
+tasks. So the numbers come out the same to the bit for any number of threads. The table layout needs
+no scatter: gradients flow back along a transposed table that is built once. On any other device
+the same layer is written in plain operations and torch derives the gradient.
 
 Imports torch; the rest of `mbflow.select` imports this module only when attention is asked for.
 """
@@ -12,7 +12,7 @@ Imports torch; the rest of `mbflow.select` imports this module only when attenti
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,154 +23,20 @@ from mbflow import _native
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Network", "Subgraph", "Table", "build_table", "dense_table", "renumbered"]
+    from mbflow.select.subgraph import Subgraph, Table
+
+__all__ = ["Network", "head_coefficients", "keep_mask"]
 
 _STREAM_WEIGHTS = 0x5E1_00004
-_STREAM_DROPOUT = 0x5E1_00010  # and the next three
+_STREAM_DROPOUT = 0x5E1_00010
 _SLOPE = 0.2  # of the leaky ReLU on attention logits, as in the source
+_PLACES = 4  # of dropout in a step: before and inside each layer
+_DRAWN_STEPS = 64  # whose keys of dropout are drawn at once
 _BLOCK = 4096  # rows whose gathered neighbours are held at once
+_BLOCK_VALUES = 4_194_304  # features held at once where all rows are projected
 
 HeadMap = Callable[..., list[Any]]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Neighbours as a table, and the same edges sorted by their source.
-
-    Attributes:
-        sources: int32 of shape (targets, slots): row numbers in the source matrix; slot 0 is the
-            target itself, unused slots repeat it.
-        unused: bool of the same shape, or None where all slots are used.
-        order: int32 of shape (targets * slots,): slots sorted by source.
-        targets: int32 of the same shape: the target of each slot in that order.
-        starts: int32 of shape (source rows + 1,): where in `order` each source begins.
-
-    Example:
-        >>> import numpy as np
-        >>> from mbflow.select.gat import build_table
-        >>> table = build_table(np.array([[0, 1], [1, 0]], np.int32), None, 2)
-        >>> table.targets.tolist(), table.source_rows
-        ([0, 1, 0, 1], 2)
-    """
-
-    sources: torch.Tensor
-    unused: torch.Tensor | None
-    order: torch.Tensor
-    targets: torch.Tensor
-    starts: torch.Tensor
-
-    @property
-    def source_rows(self) -> int:
-        """Rows of the source matrix."""
-        return len(self.starts) - 1
-
-
-def dense_table(
-    offsets: NDArray[np.int64], neighbours: NDArray[np.int32], rows: NDArray[np.int64] | None = None
-) -> tuple[NDArray[np.int32], NDArray[np.bool_] | None]:
-    """Neighbours of all or of some rows as a table with the row itself in slot 0.
-
-    Returns:
-        int32 of shape (rows, 1 + the largest degree) and which slots are unused, None if none is.
-
-    Example:
-        >>> import numpy as np
-        >>> from mbflow.select.gat import dense_table
-        >>> dense_table(np.array([0, 1, 2]), np.array([1, 0], np.int32))
-        (array([[0, 1],
-               [1, 0]], dtype=int32), None)
-    """
-    chosen = np.arange(len(offsets) - 1) if rows is None else rows
-    degrees = np.diff(offsets)[chosen]
-    width = int(degrees.max(initial=0))
-    table = np.repeat(chosen.astype(np.int32)[:, None], width + 1, axis=1)
-    used = np.arange(width) < degrees[:, None]
-    edges = offsets[chosen][:, None] + np.arange(width)
-    table[:, 1:][used] = neighbours[edges[used]]
-    if used.all():
-        return table, None
-    unused = np.zeros(table.shape, dtype=np.bool_)
-    unused[:, 1:] = ~used
-    return table, unused
-
-
-def build_table(
-    sources: NDArray[np.int32], unused: NDArray[np.bool_] | None, source_rows: int
-) -> Table:
-    """The table with its transposed order.
-
-    Example:
-        >>> import numpy as np
-        >>> from mbflow.select.gat import build_table
-        >>> build_table(np.array([[0, 1], [1, 0]], np.int32), None, 2).order.tolist()
-        [0, 3, 1, 2]
-    """
-    flat = torch.from_numpy(np.ascontiguousarray(sources)).view(-1)
-    starts = np.zeros(source_rows + 1, dtype=np.int32)
-    np.cumsum(np.bincount(flat.numpy(), minlength=source_rows), out=starts[1:])
-    order = torch.argsort(flat, stable=True).to(torch.int32)
-    return Table(
-        sources=flat.view(sources.shape),
-        unused=None if unused is None else torch.from_numpy(unused),
-        order=order,
-        targets=order.div(sources.shape[1], rounding_mode="floor"),
-        starts=torch.from_numpy(starts),
-    )
-
-
-@dataclass(frozen=True)
-class Subgraph:
-    """What two layers need to classify some rows.
-
-    Attributes:
-        inputs: Rows of the feature matrix that the first layer reads, ascending.
-        first: Table of the first layer, over `inputs`.
-        second: Table of the second layer, over the rows that the first gives.
-
-    Example:
-        >>> import numpy as np
-        >>> from mbflow.select.gat import Subgraph
-        >>> offsets, neighbours = np.array([0, 1, 2, 3]), np.array([1, 0, 0], np.int32)
-        >>> Subgraph.around(offsets, neighbours, np.array([1])).inputs
-        array([0, 1])
-    """
-
-    inputs: NDArray[np.int64]
-    first: Table
-    second: Table
-
-    @classmethod
-    def around(
-        cls, offsets: NDArray[np.int64], neighbours: NDArray[np.int32], rows: NDArray[np.int64]
-    ) -> Subgraph:
-        """The part of the graph within two steps of `rows`."""
-        count = len(offsets) - 1
-        second, second_unused = dense_table(offsets, neighbours, rows)
-        middle, second_local = renumbered(second, count)
-        first, first_unused = dense_table(offsets, neighbours, middle)
-        inputs, first_local = renumbered(first, count)
-        return cls(
-            inputs,
-            build_table(first_local, first_unused, len(inputs)),
-            build_table(second_local, second_unused, len(middle)),
-        )
-
-
-def renumbered(table: NDArray[np.int32], count: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """The rows that a table names, ascending, and the table in terms of their positions.
-
-    Example:
-        >>> import numpy as np
-        >>> from mbflow.select.gat import renumbered
-        >>> renumbered(np.array([[5, 2]], np.int32), 6)
-        (array([2, 5]), array([[1, 0]], dtype=int32))
-    """
-    named = np.zeros(count, dtype=np.bool_)
-    named[table] = True
-    rows = np.flatnonzero(named)
-    position = np.empty(count, dtype=np.int32)
-    position[rows] = np.arange(len(rows), dtype=np.int32)
-    return rows, position[table]
+Head = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class _Attend(torch.autograd.Function):
@@ -189,7 +55,9 @@ class _Attend(torch.autograd.Function):
         table: Table,
         keep: torch.Tensor | None,
     ) -> torch.Tensor:
-        coefficients, logits = _coefficients(source_logits, target_logits, table)
+        coefficients, logits = _coefficients(
+            source_logits, target_logits, table.sources, table.unused
+        )
         used = coefficients if keep is None else coefficients * keep
         ctx.table = table
         ctx.save_for_backward(values, coefficients, logits, keep)
@@ -222,15 +90,32 @@ class _Attend(torch.autograd.Function):
         return d_values, d_source, d_target, None, None
 
 
+def _attend_plain(
+    values: torch.Tensor,
+    source_logits: torch.Tensor,
+    target_logits: torch.Tensor,
+    table: Table,
+    keep: torch.Tensor | None,
+) -> torch.Tensor:
+    """The same as `_Attend` for any device, with torch's own gradient."""
+    coefficients, _ = _coefficients(source_logits, target_logits, table.sources, table.unused)
+    used = coefficients if keep is None else coefficients * keep
+    gathered = values.index_select(0, table.sources.view(-1)).view(*used.shape, values.shape[1])
+    return torch.einsum("ts,tsd->td", used, gathered)
+
+
 def _coefficients(
-    source_logits: torch.Tensor, target_logits: torch.Tensor, table: Table
+    source_logits: torch.Tensor,
+    target_logits: torch.Tensor,
+    sources: torch.Tensor,
+    unused: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Softmax over each target's slots, and the logits before the leaky ReLU."""
-    logits = source_logits.index_select(0, table.sources.view(-1)).view(table.sources.shape)
-    logits += target_logits.index_select(0, table.sources[:, 0]).unsqueeze(1)
+    logits = source_logits.index_select(0, sources.reshape(-1)).view(sources.shape)
+    logits = logits + target_logits.index_select(0, sources[:, 0]).unsqueeze(1)
     rectified = torch.nn.functional.leaky_relu(logits, _SLOPE)
-    if table.unused is not None:
-        rectified.masked_fill_(table.unused, -torch.inf)
+    if unused is not None:
+        rectified = rectified.masked_fill(unused, -torch.inf)
     return torch.softmax(rectified, dim=1), logits
 
 
@@ -258,60 +143,69 @@ def _products(grad: torch.Tensor, values: torch.Tensor, sources: torch.Tensor) -
 class _Layer:
     """The weights of one layer: for each head a projection and two vectors for the logits."""
 
-    def __init__(self, width: int, heads: int, out: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, width: int, heads: int, out: int, generator: torch.Generator, device: torch.device
+    ) -> None:
         def glorot(*shape: int) -> torch.Tensor:
             limit = (6.0 / (shape[0] + shape[-1])) ** 0.5
             drawn: torch.Tensor = torch.rand(shape, generator=generator) * (2 * limit) - limit
-            drawn.requires_grad_()
-            return drawn
+            return drawn.to(device).requires_grad_()
 
         self.heads = [
             (
                 glorot(width, out),
                 glorot(out, 1),
                 glorot(out, 1),
-                torch.zeros(out, requires_grad=True),
+                torch.zeros(out, device=device, requires_grad=True),
             )
             for _ in range(heads)
         ]
 
+    def joined(self) -> torch.Tensor:
+        """The projections of all heads side by side: (width, heads * out)."""
+        return torch.cat([head[0].detach() for head in self.heads], dim=1)
 
-Head = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+    def logit_vectors(self, place: int) -> torch.Tensor:
+        """For each head the vector that a row's input is multiplied with: (width, heads)."""
+        return torch.cat([(head[0] @ head[place]).detach() for head in self.heads], dim=1)
 
 
 def _head(
-    inputs: torch.Tensor, head: Head, table: Table, keep: torch.Tensor | None = None
+    attend: Callable[..., torch.Tensor],
+    inputs: torch.Tensor,
+    head: Head,
+    table: Table,
+    keep: torch.Tensor | None = None,
 ) -> torch.Tensor:
     weight, source_vector, target_vector, bias = head
     values = inputs @ weight
-    summed: torch.Tensor = _Attend.apply(
-        values, (values @ source_vector).view(-1), (values @ target_vector).view(-1), table, keep
+    return (
+        attend(
+            values,
+            (values @ source_vector).view(-1),
+            (values @ target_vector).view(-1),
+            table,
+            keep,
+        )
+        + bias
     )
-    return summed + bias
-
-
-# torch keeps "no gradients" per thread, so each task sets it for its own.
-def _infer(inputs: torch.Tensor, head: Head, table: Table) -> torch.Tensor:
-    with torch.no_grad():
-        return _head(inputs, head, table)
-
-
-def _infer_coefficients(inputs: torch.Tensor, head: Head, table: Table) -> torch.Tensor:
-    weight, source_vector, target_vector, _ = head
-    with torch.no_grad():
-        values = inputs @ weight
-        source_logits = (values @ source_vector).view(-1)
-        return _coefficients(source_logits, (values @ target_vector).view(-1), table)[0]
 
 
 def _drop(values: torch.Tensor, share: float, key: int) -> torch.Tensor:
-    return values if share == 0.0 else values * _keep_mask(tuple(values.shape), share, key)
+    if share == 0.0:
+        return values
+    return values * keep_mask(tuple(values.shape), share, key).to(values.device)
 
 
-def _keep_mask(shape: tuple[int, ...], share: float, key: int) -> torch.Tensor:
+def keep_mask(shape: tuple[int, ...], share: float, key: int) -> torch.Tensor:
     """0 for the share that is dropped, to the nearest 1/256, and a factor that keeps the mean else.
 
     One random byte a value: drawing whole floats would take longer than the layer itself.
+
+    Example:
+        >>> from mbflow.select.gat import keep_mask
+        >>> keep_mask((2, 3), 0.0, 7).tolist()
+        [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
     limit = min(255, round(share * 256))
     count = int(np.prod(shape))
@@ -340,6 +234,8 @@ class Network:
         attention_dropout: Share of the coefficients set to zero while training.
         seed: Key of the first weights and of dropout.
         run: A `map` that returns results in order (see `mbflow.training.ordered_tasks`).
+        device: Where the weights and the work are.
+        plain: Use the plain operations, as on every device but the CPU.
 
     Example:
         >>> from mbflow.select.gat import Network
@@ -370,16 +266,22 @@ class Network:
         attention_dropout: float,
         seed: int,
         run: HeadMap,
+        device: str = "cpu",
+        plain: bool = False,
     ) -> None:
         key = int(_native.random_u64(seed, _STREAM_WEIGHTS, 0, 1)[0])
         generator = torch.Generator().manual_seed(key >> 1)
-        self._first = _Layer(width, heads, hidden, generator)
-        self._second = _Layer(heads * hidden, heads, classes, generator)
+        self.device = torch.device(device)
+        self._plain = plain or self.device.type != "cpu"
+        self._first = _Layer(width, heads, hidden, generator, self.device)
+        self._second = _Layer(heads * hidden, heads, classes, generator, self.device)
         self._feature_dropout = feature_dropout
         self._attention_dropout = attention_dropout
         self._seed = seed
         self._run = run
         self._hidden = hidden
+        self._drawn_from = -1
+        self._drawn: NDArray[np.uint64] = np.empty((0, 0, 0), dtype=np.uint64)
 
     @property
     def weights(self) -> list[torch.Tensor]:
@@ -391,46 +293,169 @@ class Network:
             for weight in head
         ]
 
-    def middle(self, inputs: torch.Tensor, table: Table) -> torch.Tensor:
+    @property
+    def middle_width(self) -> int:
+        """Columns that the first layer gives."""
+        return len(self._first.heads) * self._hidden
+
+    def project(
+        self, features: NDArray[np.float32], rows: NDArray[np.int64] | None = None
+    ) -> torch.Tensor:
+        """All or some rows of the features times the first layer's weights, block by block.
+
+        Returns:
+            float32 of shape (heads, rows, hidden).
+        """
+        weights = self._first.joined()
+        count = len(features) if rows is None else len(rows)
+        heads = len(self._first.heads)
+        result = torch.empty(heads, count, self._hidden, device=self.device)
+        step = max(1, _BLOCK_VALUES // max(1, features.shape[1]))
+
+        def block(start: int) -> None:
+            stop = min(start + step, count)
+            part = features[start:stop] if rows is None else features[rows[start:stop]]
+            # A copy of the block: memory-mapped features are read-only, which torch does not take.
+            own = torch.from_numpy(np.array(part, dtype=np.float32)).to(self.device)
+            with torch.no_grad():  # kept per thread, so each task sets it for its own
+                parts = (own @ weights).view(len(own), heads, self._hidden)
+                result[:, start:stop] = parts.transpose(0, 1)
+
+        self._run(block, range(0, count, step))
+        return result
+
+    def first_logits(self, projected: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What rows add to attention logits as source and as target: two of (heads, rows)."""
+        with torch.no_grad():
+            source, target = (
+                torch.einsum(
+                    "hrd,hd->hr",
+                    projected,
+                    torch.stack([head[place].view(-1) for head in self._first.heads]),
+                ).contiguous()
+                for place in (1, 2)
+            )
+        return source, target
+
+    def second_logits(self, middle: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `first_logits`, for the second layer."""
+        with torch.no_grad():
+            source, target = (
+                torch.matmul(self._second.logit_vectors(place).t(), middle.t()).contiguous()
+                for place in (1, 2)
+            )
+        return source, target
+
+    def middle(
+        self,
+        projected: torch.Tensor,
+        logits: tuple[torch.Tensor, torch.Tensor],
+        sources: torch.Tensor,
+        unused: torch.Tensor | None,
+    ) -> torch.Tensor:
         """What the first layer gives, without dropout: (targets, heads * hidden)."""
-        parts = self._run(_infer, *self._arguments(inputs, self._first, table))
-        return torch.nn.functional.elu(torch.cat(parts, dim=1))
+        parts = []
+        with torch.no_grad():
+            for values, weights, head in zip(
+                projected,
+                head_coefficients(logits, sources, unused),
+                self._first.heads,
+                strict=True,
+            ):
+                parts.append(self._weighted_sum(sources, values, weights) + head[3])
+            return torch.nn.functional.elu(torch.cat(parts, dim=1))
 
-    def logits(self, features: torch.Tensor, graph: Subgraph) -> torch.Tensor:
+    def outputs(
+        self, middle: torch.Tensor, sources: torch.Tensor, coefficients: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Class logits of each head of the second layer: (targets, classes) each.
+
+        Sums before it projects: of all rows, only the first layer's output is ever held.
+        """
+        with torch.no_grad():
+            return [
+                self._weighted_sum(sources, middle, weights) @ weight + bias
+                for weights, (weight, _, _, bias) in zip(
+                    coefficients, self._second.heads, strict=True
+                )
+            ]
+
+    def logits(self, features: NDArray[np.float32], graph: Subgraph) -> torch.Tensor:
         """Class logits of the rows of the second table, without dropout: (targets, classes)."""
-        middle = self.middle(features.index_select(0, torch.from_numpy(graph.inputs)), graph.first)
-        return _mean(self._run(_infer, *self._arguments(middle, self._second, graph.second)))
+        projected = self.project(features, graph.inputs)
+        middle = self._blocks(
+            partial(self.middle, projected, self.first_logits(projected)), graph.first
+        )
+        logits = self.second_logits(middle)
 
-    def coefficients(self, middle: torch.Tensor, table: Table) -> torch.Tensor:
-        """Attention coefficients of the second layer, heads averaged: (targets, slots)."""
-        return _mean(self._run(_infer_coefficients, *self._arguments(middle, self._second, table)))
+        def last(sources: torch.Tensor, unused: torch.Tensor | None) -> torch.Tensor:
+            return _mean(self.outputs(middle, sources, head_coefficients(logits, sources, unused)))
+
+        return self._blocks(last, graph.second)
+
+    def _blocks(
+        self,
+        function: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
+        table: Table,
+    ) -> torch.Tensor:
+        """The function over blocks of the table's targets, as tasks, joined in their order."""
+
+        def block(start: int) -> torch.Tensor:
+            part = slice(start, start + _BLOCK)
+            return function(
+                table.sources[part], None if table.unused is None else table.unused[part]
+            )
+
+        return torch.cat(self._run(block, range(0, len(table.sources), _BLOCK)))
+
+    def _weighted_sum(
+        self, sources: torch.Tensor, values: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        if not self._plain:
+            return _weighted_sum(sources, values, weights)
+        parts = [
+            torch.einsum(
+                "ts,tsd->td",
+                weights[start : start + _BLOCK],
+                values[sources[start : start + _BLOCK].long()],
+            )
+            for start in range(0, len(sources), _BLOCK)
+        ]
+        return torch.cat(parts)
 
     def step(
         self,
-        features: torch.Tensor,
+        inputs: torch.Tensor,
         graph: Subgraph,
         loss: Callable[[torch.Tensor], torch.Tensor],
         *,
-        epoch: int,
+        step: int,
     ) -> float:
-        """The training loss, with dropout; leaves its gradients in the weights."""
+        """The training loss, with dropout; leaves its gradients in the weights.
+
+        Args:
+            inputs: Features of `graph.inputs`, on the network's device.
+            graph: The rows to classify and what they need, on the network's device.
+            loss: From class logits of shape (targets, classes) to the loss.
+            step: Number of the step, which keys dropout.
+        """
         share = self._feature_dropout
-        inputs = features.index_select(0, torch.from_numpy(graph.inputs))
-        dropped = _drop(inputs, share, self._keys(epoch, 0)[0])
+        attend = partial(_head, _attend_plain if self._plain else _Attend.apply)
+        dropped = _drop(inputs, share, self._keys(step, 0)[0])
         hidden = self._run(
-            _head,
+            attend,
             *self._arguments(dropped, self._first, graph.first),
-            self._masks(graph.first, self._keys(epoch, 1)),
+            self._masks(graph.first, self._keys(step, 1)),
         )
         # The chain is cut at the joints between layers, so that each head's part of the backward
         # pass, too, is a task on its own thread.
         joined = torch.cat([part.detach() for part in hidden], dim=1).requires_grad_()
-        middle = _drop(torch.nn.functional.elu(joined), share, self._keys(epoch, 2)[0])
+        middle = _drop(torch.nn.functional.elu(joined), share, self._keys(step, 2)[0])
         cut = middle.detach().requires_grad_()
         outputs = self._run(
-            _head,
+            attend,
             *self._arguments(cut, self._second, graph.second),
-            self._masks(graph.second, self._keys(epoch, 3)),
+            self._masks(graph.second, self._keys(step, 3)),
         )
         mean = _mean([part.detach() for part in outputs]).requires_grad_()
         value = loss(mean)
@@ -464,14 +489,51 @@ class Network:
         count = len(layer.heads)
         return [inputs] * count, layer.heads, [table] * count
 
-    def _keys(self, epoch: int, place: int) -> list[int]:
+    def _keys(self, step: int, place: int) -> list[int]:
         """One key a head for one use of dropout."""
-        heads = len(self._first.heads)
-        drawn = _native.random_u64(self._seed, _STREAM_DROPOUT + place, epoch * heads, heads)
-        return [int(key) for key in drawn]
+        first, heads = step - step % _DRAWN_STEPS, len(self._first.heads)
+        if first != self._drawn_from:
+            width = _PLACES * heads
+            drawn = _native.random_u64(
+                self._seed, _STREAM_DROPOUT, first * width, _DRAWN_STEPS * width
+            )
+            self._drawn = drawn.reshape(_DRAWN_STEPS, _PLACES, heads)
+            self._drawn_from = first
+        return [int(key) for key in self._drawn[step - first, place]]
 
     def _masks(self, table: Table, keys: Sequence[int]) -> list[torch.Tensor | None]:
         if self._attention_dropout == 0.0:
             return [None] * len(keys)
-        shape = tuple(table.sources.shape)
-        return self._run(lambda key: _keep_mask(shape, self._attention_dropout, key), keys)
+        shape, share = tuple(table.sources.shape), self._attention_dropout
+        return self._run(lambda key: keep_mask(shape, share, key).to(self.device), keys)
+
+
+def head_coefficients(
+    logits: tuple[torch.Tensor, torch.Tensor],
+    sources: torch.Tensor,
+    unused: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention coefficients of each head over a table, without gradients.
+
+    Args:
+        logits: What each row adds as source and as target, two of (heads, rows).
+        sources: Row numbers, (targets, slots).
+        unused: Which slots are unused, None if none is.
+
+    Returns:
+        float32 of shape (heads, targets, slots), which adds up to 1 over the slots.
+
+    Example:
+        >>> import torch
+        >>> from mbflow.select.gat import head_coefficients
+        >>> logits = torch.zeros(1, 2), torch.zeros(1, 2)
+        >>> head_coefficients(logits, torch.tensor([[0, 1], [1, 0]]), None).tolist()
+        [[[0.5, 0.5], [0.5, 0.5]]]
+    """
+    with torch.no_grad():
+        return torch.stack(
+            [
+                _coefficients(source, target, sources, unused)[0]
+                for source, target in zip(*logits, strict=True)
+            ]
+        )

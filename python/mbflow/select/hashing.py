@@ -20,7 +20,11 @@ __all__ = ["Graph", "exact_recall", "hash_graph", "kth_distances"]
 _STREAM_RECALL = 0x5E1_00003
 _QUERIES = 256  # rows asked for at once
 _BLOCK_ROWS = 65_536  # rows they are compared with at once
+_MANHATTAN_ROWS = 8_192  # the same where sums are made column by column
 _SPARE = 16  # candidates beyond k that are measured again in float64
+# Distances no further apart than this are equal: what float32 sums can tell, and zero.
+_CLOSE, _CLOSE_TO_ZERO = 1e-6, 1e-12
+_METRICS = ("euclidean", "manhattan", "cosine")
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,11 @@ class Graph:
         offsets: int64 of shape (rows + 1,); row i's neighbours are `neighbours[offsets[i] :
             offsets[i + 1]]`.
         neighbours: int32 of shape (edges,), nearest first, ties to the lower row number.
-        distances: float32 of shape (edges,), Euclidean.
+        distances: float32 of shape (edges,), by the metric.
         stats: How the graph came about, as the kernel counted it.
+        weights: float32 of shape (edges,), 0 to 1 (a cosine may be below 0); None for kinds of
+            graph without weights.
+        metric: What distances are measured by: "euclidean", "manhattan" or "cosine".
 
     Example:
         >>> import numpy as np
@@ -47,6 +54,8 @@ class Graph:
     neighbours: NDArray[np.int32]
     distances: NDArray[np.float32]
     stats: Mapping[str, Any]
+    weights: NDArray[np.float32] | None = None
+    metric: str = "euclidean"
 
     @property
     def rows(self) -> int:
@@ -131,7 +140,11 @@ def hash_graph(
 
 
 def kth_distances(
-    features: NDArray[np.float32], rows: NDArray[np.int64], *, neighbours: int
+    features: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    *,
+    neighbours: int,
+    metric: str = "euclidean",
 ) -> NDArray[np.float64]:
     """The exact distance from each of some rows to its k-th nearest other row.
 
@@ -141,9 +154,13 @@ def kth_distances(
         features: float32 of shape (n, columns).
         rows: Row numbers to ask for.
         neighbours: k, from 1 to n - 1.
+        metric: "euclidean", "manhattan" or "cosine", as `neighbour_graph` has them.
 
     Returns:
         float64 of the length of `rows`.
+
+    Raises:
+        InvalidArgumentError: `neighbours` or `metric` is out of range.
 
     Example:
         >>> import numpy as np
@@ -154,6 +171,9 @@ def kth_distances(
     count = len(features)
     if not 1 <= neighbours < count:
         raise InvalidArgumentError(f"neighbours is {neighbours}; expected 1 to {count - 1}")
+    features = _prepared(features, metric)
+    if metric == "manhattan":
+        return _kth_manhattan(features, rows, neighbours)
     # Distances do not change when the data is moved; about the mean, the short form below, which
     # subtracts squares, loses the least.
     centred = features - features.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -163,9 +183,43 @@ def kth_distances(
     for start in range(0, len(rows), _QUERIES):
         asked = rows[start : start + _QUERIES]
         candidates = _nearest(centred, squares, asked, near)
-        exact = _distances(features, asked, candidates)
+        exact = _distances(features, asked, candidates, metric)
         result[start : start + _QUERIES] = np.sort(exact, axis=1)[:, neighbours - 1]
     return result
+
+
+def _prepared(features: NDArray[np.float32], metric: str) -> NDArray[np.float32]:
+    """The features as the metric needs them: for cosines every row divided by its length."""
+    if metric not in _METRICS:
+        raise InvalidArgumentError(f"metric is {metric!r}; expected one of {', '.join(_METRICS)}")
+    if metric != "cosine":
+        return features
+    lengths = np.sqrt(np.einsum("ij,ij->i", features, features, dtype=np.float64))
+    zeros = lengths == 0
+    # One more column belongs to the rows of zeros: they are equal, and at right angles to others.
+    units = np.empty((len(features), features.shape[1] + 1), dtype=np.float32)
+    units[:, :-1] = features / np.where(zeros, 1.0, lengths)[:, None]
+    units[:, -1] = zeros
+    return units
+
+
+def _kth_manhattan(
+    features: NDArray[np.float32], rows: NDArray[np.int64], neighbours: int
+) -> NDArray[np.float64]:
+    kept = np.full((len(rows), neighbours), np.inf)
+    for start in range(0, len(features), _MANHATTAN_ROWS):
+        block = features[start : start + _MANHATTAN_ROWS].astype(np.float64)
+        for first in range(0, len(rows), _QUERIES):
+            asked = rows[first : first + _QUERIES]
+            gaps = np.zeros((len(asked), len(block)))
+            for column, values in enumerate(block.T):
+                gaps += np.abs(features[asked, column].astype(np.float64)[:, None] - values)
+            own = (asked >= start) & (asked < start + len(block))
+            gaps[own, asked[own] - start] = np.inf
+            part = slice(first, first + _QUERIES)
+            both = np.hstack([kept[part], gaps])
+            kept[part] = np.partition(both, neighbours - 1, axis=1)[:, :neighbours]
+    return kept.max(axis=1)  # type: ignore[no-any-return]
 
 
 def _nearest(
@@ -200,10 +254,16 @@ def _nearest(
 
 
 def _distances(
-    features: NDArray[np.float32], rows: NDArray[np.int64], others: NDArray[np.integer[Any]]
+    features: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    others: NDArray[np.integer[Any]],
+    metric: str,
 ) -> NDArray[np.float64]:
     gaps = features[others].astype(np.float64) - features[rows].astype(np.float64)[:, None, :]
-    return np.sqrt(np.einsum("ijk,ijk->ij", gaps, gaps))  # type: ignore[no-any-return]
+    if metric == "manhattan":
+        return np.abs(gaps).sum(axis=2)  # type: ignore[no-any-return]
+    squares = np.einsum("ijk,ijk->ij", gaps, gaps)
+    return squares / 2 if metric == "cosine" else np.sqrt(squares)  # type: ignore[no-any-return]
 
 
 def exact_recall(
@@ -216,7 +276,8 @@ def exact_recall(
 
     Args:
         graph: The graph.
-        features: float32 of shape (rows, columns) that it was built from.
+        features: float32 of shape (rows, columns) that it was built from; distances are by the
+            metric of the graph.
         sample: Rows to check; all where there are fewer.
         seed: Key of the sample.
 
@@ -240,15 +301,17 @@ def exact_recall(
         )
     drawn = np.sort(_native.permutation(seed, _STREAM_RECALL, graph.rows)[:sample])
     degrees = np.diff(graph.offsets)[drawn]
+    prepared = _prepared(features, graph.metric)
     found = total = 0
     for degree in np.unique(degrees[degrees > 0]):
         rows = drawn[degrees == degree]
-        limits = kth_distances(features, rows, neighbours=int(degree))
+        limits = kth_distances(features, rows, neighbours=int(degree), metric=graph.metric)
         edges = graph.offsets[rows][:, None] + np.arange(degree)
         named = graph.neighbours[edges]
-        measured = _distances(features, rows, named)
+        measured = _distances(prepared, rows, named, graph.metric)
         # How a peer says that it found fewer: the row itself, which is no neighbour.
         measured[named == rows[:, None]] = np.inf
-        found += int((measured <= limits[:, None] * (1 + 1e-9)).sum())
+        bounds = limits[:, None] * (1 + _CLOSE) + _CLOSE_TO_ZERO
+        found += int((measured <= bounds).sum())
         total += edges.size
     return found / total if total else 1.0

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mbflow.errors import DataError, InvalidArgumentError
-from mbflow.select.labels import encode_labels
+from mbflow.select.labels import Labels, encode_labels
 from mbflow.select.strata import kept_count, quotas
 
 if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["keep_rows", "keep_summary"]
+__all__ = ["keep_rows", "keep_summary", "top_rows"]
 
 
 def keep_rows(
@@ -58,7 +58,21 @@ def keep_rows(
         row = int(np.flatnonzero(np.isnan(values))[0])
         raise DataError(f"the score of row {row} is NaN; expected a number", row=row)
     wanted = kept_count(len(values), fraction=fraction, count=count)
-    shares = quotas(encoded.sizes, wanted, power=power)
+    return top_rows(values, encoded, quotas(encoded.sizes, wanted, power=power))
+
+
+def top_rows(
+    values: NDArray[np.floating[Any]], encoded: Labels, shares: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The rows with the highest scores, a given count of each class.
+
+    Example:
+        >>> import numpy as np
+        >>> from mbflow.select import encode_labels
+        >>> from mbflow.select.keep import top_rows
+        >>> top_rows(np.array([0.1, 0.9, 0.5]), encode_labels(list("aab")), np.array([1, 0]))
+        array([1])
+    """
     # The last key sorts first: by class, then by score downwards; a stable sort keeps row order.
     order = np.lexsort((-values, encoded.codes))
     starts = np.concatenate([[0], np.cumsum(encoded.sizes)[:-1]])
