@@ -23,9 +23,8 @@ from mbflow.flow.spec import schema_text
 from mbflow.steps import CATALOGUE
 
 FAST = [
-    "--set", "steps.score.with={heads: 1, epochs: 3}",
-    "--set", "steps.check.with={seeds: 2}",
-    "--set", "vars.keep=0.1",
+    "--set", "steps.keep.with={fraction: 0.1, rounds: 2}",
+    "--set", "steps.check.with={seeds: 2, compare: [medoids]}",
 ]  # fmt: skip
 
 
@@ -62,7 +61,7 @@ def test_run_again_verify_report_show(root: Path, tmp_path: Path, table: Path) -
     assert "Rows kept per class" in first.stdout
     assert "selected 10 %" in first.stdout
     assert "\x1b[" not in first.stdout + first.stderr
-    assert re.search(r"\[4/4\] check select.evaluate: done", first.stderr)
+    assert re.search(r"\[2/2\] check select.evaluate: done", first.stderr)
     folder = tmp_path / "runs" / "select"
     assert f"report      {folder}/report.html" in first.stdout
 
@@ -75,7 +74,7 @@ def test_run_again_verify_report_show(root: Path, tmp_path: Path, table: Path) -
 
     again = call("run", *given, "--json", cwd=root)
     result = json.loads(again.stdout)
-    assert (result["ran"], result["kept"]) == ([], ["graph", "score", "keep", "check"])
+    assert (result["ran"], result["kept"]) == ([], ["keep", "check"])
     assert result["outputs"]["keep"]["rows"] == 24
 
     sound = call("verify", str(tmp_path / "runs"), cwd=root)
@@ -107,7 +106,7 @@ def test_run_again_verify_report_show(root: Path, tmp_path: Path, table: Path) -
 def test_plan_says_what_would_run_and_writes_nothing(root: Path, tmp_path: Path) -> None:
     done = call("plan", "pipelines/select.yaml", "--set", f"run.out={tmp_path}/runs", cwd=root)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"keep +select\.keep +score +run +not done yet +800", done.stdout)
+    assert re.search(r"keep +select\.keep +rows +run +not done yet +800", done.stdout)
     assert "20000" in done.stdout or "20,000" in done.stdout
     assert not (tmp_path / "runs").exists()
     plan = json.loads(
@@ -115,18 +114,18 @@ def test_plan_says_what_would_run_and_writes_nothing(root: Path, tmp_path: Path)
             "plan", "pipelines/select.yaml", "--set", f"run.out={tmp_path}", "--json", cwd=root
         ).stdout
     )
-    assert [step["action"] for step in plan["steps"]] == ["run"] * 4
+    assert [step["action"] for step in plan["steps"]] == ["run"] * 2
 
 
 def test_validate_prints_every_problem_with_its_place(root: Path, tmp_path: Path) -> None:
-    good = (root / "pipelines" / "select.yaml").read_text()
+    good = (root / "pipelines" / "attention.yaml").read_text()
     bad = tmp_path / "bad.yaml"
     bad.write_text(
-        good.replace("neighbours: 10", "neighbors: 10").replace("from: score", "from: scor")
+        good.replace("neighbours: 10", "neighbors: 10").replace("[graph, score]", "[graph, scor]")
     )
     done = call("validate", "pipelines/select.yaml", str(bad), cwd=root)
     assert done.returncode == 2
-    assert done.stdout == "pipelines/select.yaml: valid (4 steps)\n"
+    assert done.stdout == "pipelines/select.yaml: valid (2 steps)\n"
     lines = done.stderr.splitlines()
     assert len(lines) == 2
     assert re.match(
@@ -136,7 +135,7 @@ def test_validate_prints_every_problem_with_its_place(root: Path, tmp_path: Path
 
 
 def test_show_resolved_is_a_pipeline_again(root: Path, tmp_path: Path) -> None:
-    done = call("show", "pipelines/select.yaml", "--resolved", cwd=root)
+    done = call("show", "pipelines/attention.yaml", "--resolved", cwd=root)
     assert "learning_rate: 0.05" in done.stdout
     (tmp_path / "again.yaml").write_text(done.stdout)
     assert call("show", str(tmp_path / "again.yaml"), "--resolved", cwd=root).stdout == done.stdout
@@ -158,7 +157,7 @@ def test_schema_accepts_our_pipelines_and_refuses_wrong_ones(root: Path) -> None
     for file in files:
         data = YAML(typ="safe").load(file)
         jsonschema.validate(data, schema)
-        data["steps"]["graph"]["with"]["neighbors"] = 3
+        next(iter(data["steps"].values()))["with"]["neighbors"] = 3
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(data, schema)
 
@@ -223,6 +222,7 @@ def test_every_verb_has_a_help_with_an_example_that_parses(root: Path) -> None:
         "steps",
         "schema",
         "report",
+        "why",
         "bench",
     }
     for name, command in verbs.items():
@@ -236,7 +236,6 @@ BAD_TABLES = {
     "nan label": ({"x": [1.0, 2.0, 3.0], "label": [1.0, float("nan"), 2.0]}, r"row 1"),
     "regression": ({"x": [1.0, 2.0, 3.0], "label": [1.5, 2.5, 3.5]}, r"regression"),
     "infinity": ({"x": [1.0, 2.0, float("inf"), 4.0], "label": ["a", "b"] * 2}, r"row 2"),
-    "one class": ({"x": [1.0, 2.0, 3.0], "label": ["a"] * 3}, r"class"),
     "no rows": ({"x": pa.array([], pa.float64()), "label": pa.array([], pa.string())}, r"no row"),
     "no columns": ({"label": ["a", "b"]}, r"column"),
     "constant": ({"x": [1.0, 1.0], "label": ["a", "b"]}, r"column"),

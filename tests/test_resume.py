@@ -20,11 +20,11 @@ def command(root: Path, out: Path) -> subprocess.Popen[str]:
     """The demo pipeline on a part of the letters, quickly, with every step in it."""
     return subprocess.Popen(
         [
-            sys.executable, "-m", "mbflow", "run", str(root / "pipelines" / "select.yaml"),
+            sys.executable, "-m", "mbflow", "run", str(root / "pipelines" / "attention.yaml"),
             "--set", f"run.out={out}",
             "--set", "sources.rows.with.where=x_box < 2",
             "--set", "steps.score.with={heads: 2, epochs: 15}",
-            "--set", "steps.check.with={seeds: 1, classifiers: [1-NN]}",
+            "--set", "steps.check.with={seeds: 1, classifiers: [1-NN], compare: [coverage]}",
         ],
         cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -38,8 +38,8 @@ def test_fifty_kills(root: Path, tmp_path: Path) -> None:
     _, errors = undisturbed.communicate(timeout=120)
     assert undisturbed.returncode == 0, errors
     length = time.monotonic() - started
-    expected = hashes(tmp_path / "undisturbed" / "select")
-    assert len(expected) == 8
+    expected = hashes(tmp_path / "undisturbed" / "attention")
+    assert len(expected) == 9
 
     draw = random.Random(20)
     kills = finished = 0
@@ -61,7 +61,7 @@ def test_fifty_kills(root: Path, tmp_path: Path) -> None:
             process = command(root, out)
             _, errors = process.communicate(timeout=120)
             assert process.returncode == 0, errors
-        assert hashes(out / "select") == expected
+        assert hashes(out / "attention") == expected
         assert verify(find(out))[1] == []
         assert not list(out.rglob(".tmp-*"))
         assert not list(out.rglob(".old-*"))

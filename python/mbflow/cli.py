@@ -244,6 +244,27 @@ def verify(
         )
 
 
+@app.command(epilog="Example: mbflow why runs/select --row 17")
+def why(
+    run: RunPath,
+    row: Annotated[
+        int, typer.Option("--row", min=0, help="Position in the source, counted from 0.")
+    ],
+    step: Annotated[
+        str | None, typer.Option("--step", help="The step that selected, where there are several.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say why a row was kept or dropped, and which kept row stands for it."""
+    from mbflow.steps.why import look_up, sentences
+
+    found = look_up(run, row, step=step)
+    if as_json:
+        _print_json(found)
+    else:
+        typer.echo("\n".join(sentences(found)))
+
+
 @app.command(epilog="Example: mbflow show pipelines/select.yaml --resolved")
 def show(
     target: Annotated[Path, typer.Argument(help="A pipeline file or a run folder.")],
@@ -351,31 +372,110 @@ def report(run: RunPath) -> None:
     typer.echo(str(path))
 
 
-@app.command(epilog="Example: mbflow bench select --repeats 5 --json > result.json")
+@app.command(epilog="Example: mbflow bench select --part evidence --data sets/ --out results")
 def bench(
-    subject: Annotated[str, typer.Argument(help="What to measure: select.")],
+    subject: Annotated[str, typer.Argument(help="What to measure: select or stratified.")],
+    part: Annotated[
+        str,
+        typer.Option(
+            help="Of select: graph (against FAISS), evidence (accuracy on many sets), resources "
+            "(time and memory against imbalanced-learn), scale (Parquet in and out)."
+        ),
+    ] = "graph",
     repeats: Annotated[
         int, typer.Option(help="Interleaved repeats; medians are shown.", min=1)
     ] = 3,
     large: Annotated[
-        bool, typer.Option("--large", help="Also 1,000,000 rows; takes minutes.")
+        bool, typer.Option("--large", help="Also the largest sizes; takes minutes.")
     ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Evidence: Parquet files with a column `label`; default: bundled sets."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Evidence: paired splits of each set.", min=1)] = 10,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Evidence: imbalanced-learn's samplers, too; slow.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Evidence: folder for its tables and finished splits.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure against peers in the same run, as times and ratios. Needs the extra `bench`."""
-    if subject != "select":
-        raise PipelineError(f"no benchmark `{subject}`; known: select")
     from mbflow.bench import harness
-    from mbflow.bench import select as bench_select
 
     environment = harness.environment()
-    records = bench_select.run(repeats=repeats, large=large, on_progress=_say)
+    if (subject, part) == ("select", "evidence"):
+        _evidence(data, seeds, peers=peers, out=out, as_json=as_json)
+        return
+    records = _benchmark(subject, part, repeats, large=large)
     if as_json:
         _print_json({"environment": environment, "records": records})
         return
     columns = list(records[0])
-    _print_table(columns, [[record[key] for key in columns] for record in records], "bench select")
+    title = f"bench {subject}" + (f", {part}" if subject == "select" else "")
+    _print_table(columns, [[record[key] for key in columns] for record in records], title)
     _say("  ".join(f"{key}: {value}" for key, value in environment.items()))
+
+
+def _benchmark(subject: str, part: str, repeats: int, *, large: bool) -> list[dict[str, Any]]:
+    if subject == "stratified":
+        from mbflow.bench import stratified
+
+        return stratified.run(repeats=repeats, on_progress=_say)
+    if subject != "select":
+        raise PipelineError(f"no benchmark `{subject}`; known: select, stratified")
+    if part == "graph":
+        from mbflow.bench import select as bench_select
+
+        return bench_select.run(repeats=repeats, large=large, on_progress=_say)
+    if part == "resources":
+        from mbflow.bench import resources
+
+        sizes = (20_000, 100_000) if large else (20_000,)
+        return resources.run(sizes=sizes, on_progress=_say)
+    if part == "scale":
+        from mbflow.bench import scale
+
+        records = scale.run(on_progress=_say)
+        if large:
+            records += scale.run(
+                sizes=(10_000_000,),
+                cases=("coverage",),
+                threads=(1, 2),
+                memory=4 << 30,
+                on_progress=_say,
+            )
+        return records
+    raise PipelineError(f"no part `{part}`; known: graph, evidence, resources, scale")
+
+
+def _evidence(
+    data: Path | None, seeds: int, *, peers: bool, out: Path | None, as_json: bool
+) -> None:
+    from mbflow import _native
+    from mbflow.bench import evidence
+    from mbflow.flow.engine import LocalEngine
+    from mbflow.select.peers import PEERS
+
+    sets = evidence.bundled_sets() if data is None else evidence.find_sets(data)
+    with LocalEngine(threads=_native.num_threads()) as engine:
+        records = evidence.run(
+            sets,
+            seeds=seeds,
+            peers=PEERS if peers else (),
+            cache=None if out is None else out / "splits",
+            on_progress=_say,
+            map=engine.map,
+        )
+    found = evidence.tables(records)
+    if out is not None:
+        for path in evidence.store(records, found, out):
+            _say(f"wrote {path}")
+    if as_json:
+        _print_json({title: table.to_dicts() for title, table in found.items()})
+    else:
+        typer.echo(evidence.markdown(found))
 
 
 def _interrupt(*_: object) -> None:
