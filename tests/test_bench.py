@@ -9,7 +9,7 @@ import pytest
 
 from mbflow import _native
 from mbflow.bench import harness, select
-from mbflow.bench.data import mixture
+from mbflow.bench.data import manifold, mixture
 from mbflow.errors import InvalidArgumentError, ResourceError
 
 
@@ -76,15 +76,24 @@ def test_bench_select_on_a_small_set():
     records = select.run(sizes=[(3000, 6)], repeats=1, sample=200, on_progress=told.append)
     assert len(told) == len(records)
     assert {tuple(record) for record in records} == {select.COLUMNS}
-    by_method = {record["method"]: record for record in records}
+    assert [name.split()[0] for name in dict.fromkeys(record["data"] for record in records)] == [
+        "mixture",
+        "separated",
+        "isotropic",
+        "manifold",
+    ]
+    by_method = {
+        record["method"]: record for record in records if record["data"].startswith("mixture")
+    }
     assert by_method["scikit-learn brute force"]["recall"] == 1.0
-    assert by_method["FAISS HNSW M16"]["recall"] > 0.9
+    assert by_method["FAISS HNSW M16 ef 64"]["recall"] > 0.9
     assert by_method["FAISS IVF-Flat nprobe 24"]["recall"] > 0.9
     assert by_method["FAISS IVF-Flat nprobe 8"]["times_faster_than_ivf"] == pytest.approx(1.0)
-    ours = [record["recall"] for name, record in by_method.items() if name.startswith("mbflow")]
-    assert len(ours) == 4
-    assert ours == sorted(ours)
-    assert ours[-1] > 0.9
+    for kind, cases in (("single_level", 4), ("multi_view", 3)):
+        ours = [record["recall"] for name, record in by_method.items() if kind in name]
+        assert len(ours) == cases
+        assert ours == sorted(ours)
+        assert ours[-1] > 0.9
     json.dumps(records)
 
 
@@ -99,7 +108,34 @@ def test_bench_select_without_faiss(monkeypatch):
     assert [record["method"] for record in skipped] == [
         "FAISS IVF-Flat nprobe 8",
         "FAISS IVF-Flat nprobe 24",
-        "FAISS HNSW M16",
-    ]
+        "FAISS HNSW M16 ef 16",
+        "FAISS HNSW M16 ef 64",
+    ] * 4
     assert all(record["seconds"] is None for record in skipped)
-    assert all(record["times_faster_than_ivf"] is None for record in records)
+    for ratio in ("times_faster_than_ivf", "ivf_at_equal_recall", "hnsw_at_equal_recall"):
+        assert all(record[ratio] is None for record in records)
+
+
+def test_a_peers_time_at_a_recall_is_interpolated():
+    curve = [(4.0, 0.99), (1.0, 0.9)]
+    assert select._at_recall(curve, 0.9) == pytest.approx(1.0)
+    assert select._at_recall(curve, 0.99) == pytest.approx(4.0)
+    # Half way between a tenth and a hundredth missed, in logarithms.
+    assert select._at_recall(curve, 1 - 10**-1.5) == pytest.approx(2.0)
+    assert select._at_recall(curve, 0.5) == pytest.approx(1.0)
+    assert select._reaches(curve, 0.99)
+    assert not select._reaches(curve, 0.995)
+    assert not select._reaches([], 0.5)
+
+
+def test_manifold_is_the_same_in_parts_and_of_few_dimensions(monkeypatch):
+    from mbflow.bench import data
+
+    features = manifold(2000, 12, inner=2, seed=1)
+    monkeypatch.setattr(data, "_ROWS_AT_ONCE", 77)
+    assert np.array_equal(features, manifold(2000, 12, inner=2, seed=1))
+    spread = np.linalg.svd(features - features.mean(axis=0), compute_uv=False)
+    assert spread[2] < spread[1] / 2
+    assert spread[-1] > 0.005 * 2000**0.5
+    with pytest.raises(InvalidArgumentError, match="at least 1"):
+        manifold(10, 3, inner=0)
