@@ -9,6 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("mbflow", deadline=None)
+settings.load_profile("mbflow")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -120,7 +120,7 @@ def test_import_contracts_hold() -> None:
 def _stub() -> dict[str, str]:
     """The docstrings of the native functions: their reference manual is the stub."""
     tree = ast.parse((ROOT / "python/mbflow/_native.pyi").read_text(encoding="utf-8"))
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
     docs = {node.name: ast.get_docstring(node) or "" for node in functions}
     return {"": ast.get_docstring(tree) or "", **docs}
 
