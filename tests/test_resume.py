@@ -24,7 +24,7 @@ def command(root: Path, out: Path) -> subprocess.Popen[str]:
             "--set", f"run.out={out}",
             "--set", "sources.rows.with.where=x_box < 2",
             "--set", "steps.score.with={heads: 2, epochs: 15}",
-            "--set", "steps.check.with={seeds: 1, classifiers: [1-NN], compare: [coverage]}",
+            "--set", "steps.check.with={seeds: 1, classifiers: [1-NN]}",
         ],
         cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
