@@ -18,7 +18,7 @@ from mbflow.select import (
 )
 from mbflow.select.coverage import Kernel, coverage_graph
 from mbflow.select.medoids import medoid_rows
-from mbflow.select.refine import two_steps
+from mbflow.select.refine import _Search, two_steps
 
 
 def counts(labels, rows):
@@ -223,3 +223,14 @@ def test_medoids_refuse():
         medoid_rows(features, list("aabb"), count=2, iterations=0)
     with pytest.raises(InvalidArgumentError, match="expected a row for each label"):
         medoid_rows(features, list("aab"), count=2)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(4000, 0.8), (400, 1.0)])
+def test_a_kept_row_counts_as_it_was_known_among_many_rows(rows: int, expected: float) -> None:
+    # Otherwise hard rows would be kept only so as not to be asked any more.
+    features = np.random.default_rng(0).normal(size=(rows, 2)).astype(np.float32)
+    labels = encode_labels(np.arange(rows) % 2)
+    search = _Search(features, labels, coverage_graph(features, neighbours=5), 0, rows)
+    search.known[:] = 0.5
+    asked = np.arange(rows * 6 // 10)
+    assert search._score(asked, np.zeros(len(asked))) == pytest.approx(expected)

@@ -50,7 +50,8 @@ impl Metric {
         match self {
             Self::Euclidean => sum.sqrt(),
             Self::Manhattan => sum,
-            Self::Cosine => sum / 2.0,
+            // Rounded rows may be a little longer than 1; no angle is wider than the opposite direction.
+            Self::Cosine => (sum / 2.0).min(2.0),
         }
     }
 
@@ -111,5 +112,19 @@ mod tests {
         assert_eq!(distance(1, 3), 0.0);
         assert_eq!(distance(0, 2), 2.0);
         assert!((distance(0, 4) - 0.4).abs() < 1e-6);
+    }
+
+    #[test]
+    fn no_cosine_leaves_its_range() {
+        for number in 1..2000_u16 {
+            let (x, y) = (f32::from(number).sqrt(), f32::from(number % 37 + 1));
+            let values = [x, y, -x, -y];
+            let rows = Matrix::new(&values, 2, 2).unwrap();
+            let prepared = Metric::Cosine.prepare(&Exec::serial(), &rows).unwrap();
+            let rows = prepared.matrix().unwrap();
+            let distance = Metric::Cosine.distance(squared_distance(rows.row(0), rows.row(1)));
+            assert!((2.0 - 1e-6..=2.0).contains(&distance), "{x} {y}: {distance}");
+            assert!(Metric::Cosine.similarity(distance) >= -1.0);
+        }
     }
 }

@@ -92,8 +92,9 @@ class Choice:
     Attributes:
         method: The method, with "auto" resolved.
         indices: int64, ascending.
-        scores: float32 of shape (rows,): attention received for "attention"; else, for kept rows,
-            the summed similarity (coverage) or number (medoids) of the rows they stand for, and 0.
+        scores: float32 of shape (rows,): the attention given for "attention"; for the methods by
+            coverage the summed similarity of the rows that a kept row stands for, 0 for others; 0
+            throughout for "medoids" and "random".
         representatives: int64 of shape (rows,): the kept row that stands for each, where the method
             says so; None otherwise.
         notes: What a reader should know, in words.
@@ -215,9 +216,13 @@ class Chooser:
             wanted = counts if counts is not None else count
             assert wanted is not None
             covered = self._covered(wanted, weights, edit_noise=edit_noise)
+            if weights is not None:
+                notes += self._attention.notes
             return Choice(method, *covered, tuple(notes))
         assert counts is not None
         picked = self._picked(method, counts, edit_noise=edit_noise)
+        if method == "attention":
+            notes += self._attention.notes
         return Choice(method, *picked, tuple(notes))
 
     def _may_search(self, counts: NDArray[np.int64] | None) -> bool:

@@ -35,8 +35,9 @@ class Selection:
 
     Attributes:
         indices: Row numbers of the kept rows, int64, ascending.
-        scores: float32 of shape (rows,): the attention that each row gives ("attention"), or for
-            kept rows the similarity or number of the rows they stand for, and 0 for others.
+        scores: float32 of shape (rows,): the attention that each row gives ("attention"); for
+            "coverage", "refine" and "attention_coverage" the summed similarity of the rows that a
+            kept row stands for, 0 for others; 0 throughout for "medoids" and "random".
         summary: A polars table with a row for each class (see `keep_summary`).
         columns: What the encoder did with each column.
         notes: What a reader should know, in words.
