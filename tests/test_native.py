@@ -35,7 +35,7 @@ def test_a_panic_becomes_a_defect_error_and_prints_nothing(capfd, threads):
         ):
             _native._panic("boom")
     assert capfd.readouterr().err == ""
-    assert len(_native.hash_graph(mixture(3000, 3, 2), bucket_cap=50)[0]) == 3001
+    assert len(_native.neighbour_graph(mixture(3000, 3, 2), bucket_cap=50)[0]) == 3001
 
 
 def test_python_threads_run_during_a_kernel():
@@ -45,7 +45,7 @@ def test_python_threads_run_during_a_kernel():
 
     def kernel():
         try:
-            _native.hash_graph(features, probes=40)
+            _native.neighbour_graph(features, probes=40)
         finally:
             done.set()
 
@@ -59,11 +59,11 @@ def test_python_threads_run_during_a_kernel():
 
 def test_two_python_threads_may_enter_at_once():
     features = mixture(5000, 8, 5)
-    expected = _native.hash_graph(features, bucket_cap=64)[1].tobytes()
+    expected = _native.neighbour_graph(features, bucket_cap=64)[1].tobytes()
     results: list[bytes] = []
 
     def kernel():
-        results.append(_native.hash_graph(features, bucket_cap=64)[1].tobytes())
+        results.append(_native.neighbour_graph(features, bucket_cap=64)[1].tobytes())
 
     workers = [threading.Thread(target=kernel) for _ in range(4)]
     for worker in workers:
@@ -80,10 +80,10 @@ import numpy as np
 from mbflow import _native
 _native.set_num_threads(4)
 features = np.random.default_rng(0).normal(size=(20000, 8)).astype("float32")
-before = _native.hash_graph(features, probes=2)[1].tobytes()
+before = _native.neighbour_graph(features, probes=2)[1].tobytes()
 child = os.fork()
 if child == 0:
-    after = _native.hash_graph(features, probes=2)[1].tobytes()
+    after = _native.neighbour_graph(features, probes=2)[1].tobytes()
     os._exit(0 if after == before else 3)
 _, status = os.waitpid(child, 0)
 sys.exit(os.waitstatus_to_exitcode(status))
@@ -104,10 +104,10 @@ features = np.random.default_rng(0).normal(size=(400_000, 64)).astype("float32")
 print("ready", flush=True)
 try:
     while True:
-        _native.hash_graph(features, probes=4000)
+        _native.neighbour_graph(features, probes=4000)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
-    print(len(_native.hash_graph(features[:100])[0]), flush=True)
+    print(len(_native.neighbour_graph(features[:100])[0]), flush=True)
 """
 
 

@@ -84,7 +84,7 @@ ACCEPTED = {
 @pytest.mark.parametrize("make", ACCEPTED.values(), ids=ACCEPTED.keys())
 def test_every_layout_gives_the_same_graph(make):
     order, distances = exact_graph(small(), 3)
-    offsets, neighbours, lengths, stats = _native.hash_graph(make(), neighbours=3)
+    offsets, neighbours, lengths, _, stats = _native.neighbour_graph(make(), neighbours=3)
     assert offsets.tolist() == [0, 3, 6, 9, 12, 15]
     assert neighbours.tolist() == order.ravel().tolist()
     np.testing.assert_allclose(lengths, distances.ravel(), rtol=1e-6)
@@ -105,7 +105,7 @@ def test_every_layout_gives_the_same_graph(make):
     ids=["polars", "polars frame", "pyarrow", "pyarrow chunks", "pandas", "numpy"],
 )
 def test_one_column_is_a_matrix_of_one_column(column):
-    _, neighbours, distances, _ = _native.hash_graph(column, neighbours=1)
+    _, neighbours, distances, _, _ = _native.neighbour_graph(column, neighbours=1)
     assert neighbours.tolist() == [1, 0, 1]
     assert distances.tolist() == [1.0, 1.0, 2.0]
 
@@ -113,7 +113,7 @@ def test_one_column_is_a_matrix_of_one_column(column):
 def test_inputs_are_left_as_they_were():
     features = mixture(500, 4, 3)
     before = features.copy()
-    _native.hash_graph(features, bucket_cap=20)
+    _native.neighbour_graph(features, bucket_cap=20)
     assert np.array_equal(features, before)
     features[0, 0] = 1  # and are not kept borrowed
 
@@ -238,7 +238,7 @@ REFUSED = {
 @pytest.mark.parametrize(("make", "error", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_wrong_features_are_named(make, error, message):
     for call in (
-        _native.hash_graph,
+        _native.neighbour_graph,
         lambda features: _native.project(features, projections=2),
         lambda features: _native.sign_codes(features, bits=2),
         lambda features: _native.p_stable_codes(features, hashes=2, width=1.0),
@@ -264,7 +264,7 @@ def test_wrong_features_are_named(make, error, message):
 )
 def test_wrong_settings_are_named(arguments, message):
     with pytest.raises(InvalidArgumentError, match=message):
-        _native.hash_graph(small(), **arguments)
+        _native.neighbour_graph(small(), **arguments)
 
 
 def test_wrong_settings_of_the_others_are_named():
@@ -277,7 +277,7 @@ def test_wrong_settings_of_the_others_are_named():
     with pytest.raises(InvalidArgumentError, match="threads: expected 1 to 1024, got 0"):
         _native.set_num_threads(0)
     with pytest.raises(OverflowError):
-        _native.hash_graph(small(), seed=-1)
+        _native.neighbour_graph(small(), seed=-1)
 
 
 class Lying:
@@ -314,7 +314,7 @@ def failing_batches():
 )
 def test_capsules_that_lie_end_in_an_exception(make, capfd):
     with pytest.raises(Exception) as caught:
-        _native.hash_graph(make())
+        _native.neighbour_graph(make())
     assert isinstance(caught.value, Exception)
     assert "panicked" not in capfd.readouterr().err
 
@@ -322,5 +322,5 @@ def test_capsules_that_lie_end_in_an_exception(make, capfd):
 def test_a_stream_that_fails_halfway_is_a_data_error(capfd):
     reader = pa.RecordBatchReader.from_batches(pa.schema({"a": pa.float64()}), failing_batches())
     with pytest.raises(DataError, match="page 7 is damaged"):
-        _native.hash_graph(reader)
+        _native.neighbour_graph(reader)
     assert "panicked" not in capfd.readouterr().err

@@ -38,7 +38,7 @@ def test_the_graph_is_exact_when_all_is_searched(features, neighbours, bucket_ca
     rows = len(features)
     k = min(neighbours, rows - 1)
     expected, distances = exact_graph(features, k)
-    offsets, nearest, lengths, stats = _native.hash_graph(
+    offsets, nearest, lengths, _, stats = _native.neighbour_graph(
         features,
         neighbours=neighbours,
         bucket_cap=bucket_cap,
@@ -67,7 +67,7 @@ def test_the_graph_is_exact_when_all_is_searched(features, neighbours, bucket_ca
 )
 def test_every_row_gets_its_neighbours_once(rows, width, neighbours, bucket_cap, probes, seed):
     features = mixture(rows, width, 3, seed)
-    offsets, nearest, lengths, _ = _native.hash_graph(
+    offsets, nearest, lengths, _, _ = _native.neighbour_graph(
         features, neighbours=neighbours, bucket_cap=bucket_cap, probes=probes, seed=seed
     )
     k = min(neighbours, rows - 1)
@@ -83,7 +83,7 @@ def test_every_row_gets_its_neighbours_once(rows, width, neighbours, bucket_cap,
 
 def test_most_true_neighbours_are_found():
     features = mixture(5000, 16, 25)
-    _, _, lengths, stats = _native.hash_graph(features)
+    _, _, lengths, _, stats = _native.neighbour_graph(features)
     sample = np.random.default_rng(0).choice(5000, 200, replace=False)
     pairs = np.linalg.norm(features[sample, None] - features[None], axis=2)
     limit = np.sort(pairs, axis=1)[:, 10]  # the row itself is the first
@@ -96,10 +96,10 @@ def test_results_do_not_depend_on_the_number_of_threads(threads, family):
     features = mixture(20_000, 9, 12)
 
     def everything():
-        graph = _native.hash_graph(features, bucket_cap=100, probes=2, family=family, seed=3)
+        graph = _native.neighbour_graph(features, bucket_cap=100, probes=2, family=family, seed=3)
         return (
             *(part.tobytes() for part in graph[:3]),
-            graph[3],
+            graph[4],
             _native.project(features, projections=21, seed=3).tobytes(),
             _native.sign_codes(features, bits=70, seed=3).tobytes(),
             _native.p_stable_codes(features, hashes=5, width=0.7, seed=3).tobytes(),

@@ -36,7 +36,6 @@ __all__ = [
     "build_info",
     "cover",
     "forest_classes",
-    "hash_graph",
     "nearest_rows",
     "neighbour_graph",
     "num_threads",
@@ -259,49 +258,6 @@ def p_stable_codes(
     distributions", SCG 2004.
     """
 
-def hash_graph(
-    features: _Features,
-    *,
-    neighbours: int = 10,
-    bits: int | None = None,
-    family: Literal["sign", "p_stable"] = "sign",
-    width: float | None = None,
-    projections: Literal["gaussian", "sparse"] = "gaussian",
-    bucket_cap: int = 256,
-    probes: int = 16,
-    refinements: int = 4,
-    seed: int = 0,
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32], _HashGraphStats]:
-    """Link every row to the nearest of the rows that hashing brings near it.
-
-    Rows get codes of random projections. A bucket holds rows whose codes begin alike; it is divided
-    by the next part of the code, and at medians when the code is used up, while it is above
-    `bucket_cap`. Then rows move to the bucket with the nearest mean, `refinements` times. Every row
-    is compared with the rows of its own bucket and of the `probes` buckets nearest to it. Exact
-    when `bucket_cap >= rows` or every bucket is probed. No row is dropped.
-
-    Args: See `mbflow.select.hash_graph`; `bits` by default as many as halve the rows to the cap.
-
-    Returns:
-        `(offsets, neighbours, distances, stats)`: int64 of shape (rows + 1,), int32 and float32 of
-        one entry an edge. Row `i`'s neighbours are `neighbours[offsets[i]:offsets[i + 1]]`, nearest
-        first, equal distances by row number; never the row itself, never one twice. Distances are
-        Euclidean. `stats` holds `rows`, `width`, `bits` (0 when all rows fit one bucket),
-        `buckets`, `largest_bucket`, `smallest_bucket`, `code_buckets` (what codes alone make),
-        `moves` and `distances` (how many were computed).
-
-    Example:
-        >>> import numpy as np
-        >>> from mbflow import _native
-        >>> points = np.array([[0.0], [1.0], [3.0]])
-        >>> offsets, nearest, distances, stats = _native.hash_graph(points, neighbours=1)
-        >>> nearest.tolist(), distances.tolist()
-        ([1, 0, 1], [1.0, 1.0, 2.0])
-
-    Source: arXiv 2502.20293, section 3 (hashing graphs); Bawa et al., "LSH forest", WWW 2005
-    (prefixes of codes).
-    """
-
 def neighbour_graph(
     features: _Features,
     *,
@@ -341,9 +297,13 @@ def neighbour_graph(
     Args: See `mbflow.select.neighbour_graph`; `labels` are codes, uint32 of shape (rows,).
 
     Returns:
-        `(offsets, neighbours, distances, weights, stats)`, as `hash_graph`, with a float32 weight
-        an edge, or None in `"exact"` and `"single_level"`. The sizes of buckets in `stats` are
-        those of all views, of the batches, or of all levels.
+        `(offsets, neighbours, distances, weights, stats)`: int64 of shape (rows + 1,); int32,
+        float32 and float32 of one entry an edge, the weights None in `"exact"` and
+        `"single_level"`. Row `i`'s neighbours are `neighbours[offsets[i]:offsets[i + 1]]`, nearest
+        first, equal distances by row number; never the row itself, never one twice. `stats` holds
+        `rows`, `width`, `bits` (0 when all rows fit one bucket), `buckets`, `largest_bucket`,
+        `smallest_bucket` (of all views, of the batches, or of all levels), `code_buckets` (what
+        codes alone make), `moves` and `distances` (how many were computed).
 
     Example:
         >>> import numpy as np
@@ -397,7 +357,7 @@ def affinity(
     Example:
         >>> import numpy as np
         >>> from mbflow import _native
-        >>> graph = _native.hash_graph(np.array([[0.0], [1.0], [3.0]]), neighbours=1)
+        >>> graph = _native.neighbour_graph(np.array([[0.0], [1.0], [3.0]]), neighbours=1)
         >>> offsets, neighbours, weights = _native.affinity(*graph[:3], np.array([0, 0, 1]))
         >>> neighbours.tolist()
         [0, 1, 1, 0, 2]
@@ -439,7 +399,7 @@ def cover(
         >>> import numpy as np
         >>> from mbflow import _native
         >>> classes = np.array([0, 0, 0])
-        >>> graph = _native.hash_graph(np.array([[0.0], [1.0], [2.0]]), neighbours=2)
+        >>> graph = _native.neighbour_graph(np.array([[0.0], [1.0], [2.0]]), neighbours=2)
         >>> kernel = _native.affinity(*graph[:3], classes)
         >>> _native.cover(*kernel, classes, quotas=np.array([1]))[0]
         array([1])
@@ -461,7 +421,7 @@ def representatives(
     Example:
         >>> import numpy as np
         >>> from mbflow import _native
-        >>> graph = _native.hash_graph(np.array([[0.0], [1.0], [2.0]]), neighbours=1)
+        >>> graph = _native.neighbour_graph(np.array([[0.0], [1.0], [2.0]]), neighbours=1)
         >>> kernel = _native.affinity(*graph[:3], np.array([0, 0, 1]))
         >>> _native.representatives(*kernel, np.array([0]))[0]
         array([ 0,  0, -1])

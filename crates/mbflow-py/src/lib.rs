@@ -8,7 +8,6 @@ mod coverage;
 mod enter;
 mod error;
 mod forest;
-mod hash_graph;
 mod nearest;
 mod neighbour_graph;
 mod projection;
@@ -30,8 +29,6 @@ mod _native {
     use crate::enter::_panic;
     #[pymodule_export]
     use crate::forest::forest_classes;
-    #[pymodule_export]
-    use crate::hash_graph::hash_graph;
     #[pymodule_export]
     use crate::nearest::nearest_rows;
     #[pymodule_export]

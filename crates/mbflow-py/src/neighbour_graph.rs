@@ -1,6 +1,6 @@
 //! Neighbour graphs of every kind.
 
-use mbflow_core::{BatchGraph, Edges, Graph, HashGraph, Metric, Seed};
+use mbflow_core::{BatchGraph, Edges, Family, Graph, HashGraph, Matrix, Metric, Seed};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -8,7 +8,6 @@ use pyo3::types::PyDict;
 use crate::arrow::Features;
 use crate::enter::enter;
 use crate::error::invalid_argument;
-use crate::hash_graph::{family, stats};
 use crate::projection::directions;
 
 type Parts<'py> = (
@@ -128,4 +127,29 @@ fn metric(metric: &str) -> PyResult<Metric> {
             "metric: expected 'euclidean', 'manhattan' or 'cosine', got {other:?}"
         ))),
     }
+}
+
+/// What codes are made of, from what the caller says.
+fn family(family: &str, width: Option<f32>) -> PyResult<Family> {
+    match (family, width) {
+        ("sign", None) => Ok(Family::Sign),
+        ("sign", Some(_)) => Err(invalid_argument("width: applies to family='p_stable' only; leave it out")),
+        ("p_stable", width) => Ok(Family::PStable { width }),
+        (other, _) => Err(invalid_argument(format!("family: expected 'sign' or 'p_stable', got {other:?}"))),
+    }
+}
+
+/// What building a graph came to, as Python sees it.
+fn stats<'py>(py: Python<'py>, rows: &Matrix<'_>, graph: &Graph) -> PyResult<Bound<'py, PyDict>> {
+    let stats = PyDict::new(py);
+    stats.set_item("rows", rows.rows())?;
+    stats.set_item("width", rows.width())?;
+    stats.set_item("bits", graph.stats.bits)?;
+    stats.set_item("buckets", graph.stats.buckets)?;
+    stats.set_item("largest_bucket", graph.stats.largest_bucket)?;
+    stats.set_item("smallest_bucket", graph.stats.smallest_bucket)?;
+    stats.set_item("code_buckets", graph.stats.code_buckets)?;
+    stats.set_item("moves", graph.stats.moves)?;
+    stats.set_item("distances", graph.stats.distances)?;
+    Ok(stats)
 }

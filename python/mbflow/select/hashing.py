@@ -126,8 +126,9 @@ def hash_graph(
         "refinements": refinements,
     }
     try:
-        offsets, targets, distances, stats = _native.hash_graph(
+        offsets, targets, distances, _, stats = _native.neighbour_graph(
             features,
+            kind="single_level",
             neighbours=neighbours,
             family=family,
             projections=projections,
