@@ -119,8 +119,12 @@ def test_states_of_other_batches_are_refused():
         plan(seed=1).sampler().load_state_dict(state)
     with pytest.raises(InvalidArgumentError, match="not one of a batch sampler"):
         plan().sampler().load_state_dict({"epoch": 1})
+    sampler = plan().sampler()
+    next_batches(sampler, 3)
+    before = sampler.state_dict()
     with pytest.raises(InvalidArgumentError, match="start is 999"):
-        plan().sampler().load_state_dict(state | {"batches_done": 999})
+        sampler.load_state_dict(state | {"epoch": 5, "batches_done": 999})
+    assert sampler.state_dict() == before
 
 
 def test_samplers_without_a_step_are_refused():

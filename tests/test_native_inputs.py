@@ -276,8 +276,11 @@ def test_wrong_settings_of_the_others_are_named():
         _native.random_integers(0, STREAM, 0, 0, 1)
     with pytest.raises(InvalidArgumentError, match="threads: expected 1 to 1024, got 0"):
         _native.set_num_threads(0)
-    with pytest.raises(OverflowError):
-        _native.neighbour_graph(small(), seed=-1)
+    for seed in (-1, 2**64, "7", True, 1.5, None):
+        with pytest.raises(
+            InvalidArgumentError, match=r"seed is .*; expected a whole number from 0"
+        ):
+            _native.neighbour_graph(small(), seed=seed)
 
 
 class Lying:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -134,16 +136,35 @@ def test_the_guard_takes_what_scores_better_be_it_random(monkeypatch: pytest.Mon
     assert taken == {"random", "coverage"}
 
 
+@pytest.mark.parametrize("edit_noise", [False, True])
+@pytest.mark.parametrize(
+    "rule",
+    [{"quotas": "equal"}, {"quotas": "proportional"}, {"quotas": "power"}, {"power": 0.2}],
+)
+def test_a_search_keeps_to_the_quotas_asked_for(rule: dict[str, Any], edit_noise: bool) -> None:
+    chooser = Chooser(FEATURES, LABELS, settings={**QUICK, "rounds": 4})
+    choice = chooser.choose("auto", count=25, edit_noise=edit_noise, **rule)
+    assert choice.method == "refine"
+    kept = np.bincount(LABELS.codes[choice.indices], minlength=len(LABELS.classes))
+    assert kept.tolist() == class_quotas(LABELS, 25, **rule).tolist()
+
+
+def test_gain_is_for_coverage() -> None:
+    chooser = Chooser(FEATURES, LABELS, settings=QUICK)
+    assert chooser.choose("auto", count=20, quotas="gain").method == "coverage"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"method": "refine", "quotas": "gain"}, "which 'refine' does not know"),
         ({"method": "best"}, "method is 'best'; expected one of 'auto', 'coverage', 'refine'"),
         ({"method": "medoids", "quotas": "gain"}, "which 'medoids' does not know"),
         ({"method": "random", "quotas": "fair"}, "quotas is 'fair'"),
         ({"neighbours": 0, "method": "coverage"}, "neighbours"),
         ({"graph": "round", "method": "coverage"}, "kind is 'round'; expected one of exact"),
         ({"metric": "chess", "method": "coverage"}, "chess"),
-        ({"rounds": -1, "method": "refine"}, "rounds is -1; expected at least 0"),
+        ({"rounds": -1, "method": "refine"}, "rounds is -1; expected a whole number of at least 0"),
         ({"quantiles": 1}, "strata is 1"),
         ({"nieghbours": 3}, "takes no 'nieghbours'; did you mean 'neighbours'"),
         ({"graph": "exact", "probes": 3, "method": "coverage"}, "probes does not apply to kind"),

@@ -78,6 +78,17 @@ def test_classes_of_any_kind_and_given_rows():
     assert set(equal.sampling_strategy_.values()) == {4}
     with pytest.raises(InvalidArgumentError, match="no row has the class 'pink'"):
         clone(selector).set_params(sampling_strategy={"pink": 1}).fit(X, names)
+    for strategy in ("majority", 0.5, len):
+        with pytest.raises(InvalidArgumentError, match=r"sampling_strategy is .* expected 'auto'"):
+            clone(selector).set_params(sampling_strategy=strategy).fit(X, names)
+    many = wanted | {"red": 9999}
+    with pytest.raises(InvalidArgumentError, match="gives 9999 rows to the class 'red'"):
+        clone(selector).set_params(sampling_strategy=many, count=None).fit(X, names)
+    when = np.array(["2020-01-01", "NaT"] * (len(X) // 2), "datetime64[D]")
+    with pytest.raises(DataError, match=r"no class .* in row 1"):
+        clone(selector).set_params(sampling_strategy="auto").fit(X[: len(when)], when)
+    with pytest.raises(InvalidArgumentError, match="settings holds 'seed'; give it as `random_st"):
+        clone(selector).set_params(settings={"seed": 3}).fit(X, names)
 
 
 @pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow", "list", "numpy"])

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbflow.errors import InvalidArgumentError
-from mbflow.select import explain_selection
+from mbflow.errors import DataError, InvalidArgumentError
+from mbflow.select import coverage_rows, explain_selection, medoid_rows, refine_rows
 from mbflow.select.explain import flat_points
 
 
@@ -52,10 +52,48 @@ def test_given_representatives_are_taken() -> None:
 
 def test_wrong_arguments() -> None:
     features = np.zeros((2, 1), np.float32)
-    with pytest.raises(InvalidArgumentError, match="3 labels for 2 rows"):
+    with pytest.raises(InvalidArgumentError, match="there are 3 labels; expected a row for each"):
         explain_selection(features, [0, 0, 0], indices=np.array([0]))
     with pytest.raises(InvalidArgumentError, match="none of the 2 rows"):
         explain_selection(features, [0, 0], indices=np.array([2]))
+    for wrong in (np.array([0.0, 1.5]), np.array([True]), np.array([[0]])):
+        with pytest.raises(
+            InvalidArgumentError, match="expected row numbers, or a boolean mask of 2"
+        ):
+            explain_selection(features, [0, 0], indices=wrong)
+
+
+@pytest.mark.parametrize("given", [1, [0, 9], [0, 1], [0.0, 0.0], [0], [-2, 0]])
+def test_representatives_are_kept_rows(given) -> None:
+    features = np.zeros((2, 1), np.float32)
+    with pytest.raises(InvalidArgumentError, match="represent"):
+        explain_selection(features, [0, 0], indices=np.array([0]), representatives=np.array(given))
+
+
+def test_a_bad_feature_is_named_by_its_row() -> None:
+    features = np.zeros((60, 3), np.float32)
+    features[43, 2] = np.nan
+    labels = np.repeat([0, 1, 2], 20)
+    for call in (
+        lambda: explain_selection(features, labels, indices=np.array([0])),
+        lambda: medoid_rows(features, labels, count=6),
+        lambda: coverage_rows(features, labels, count=6),
+        lambda: refine_rows(features, labels, count=6, rounds=1),
+    ):
+        with pytest.raises(DataError, match="row 43, column 2 is nan") as caught:
+            call()
+        assert caught.value.row == 43
+
+
+def test_a_mask_says_which_rows_are_kept() -> None:
+    features = np.arange(4, dtype=np.float32).reshape(-1, 1)
+    mask = np.array([False, True, False, True])
+    assert explain_selection(features, [0] * 4, indices=mask).representatives.tolist() == [
+        1,
+        1,
+        1,
+        3,
+    ]
 
 
 @pytest.mark.parametrize("shape", [(40, 3), (5, 30), (1, 1), (3, 1)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -70,6 +72,30 @@ def test_recall_counts_ties_for_whichever_row_was_taken():
     offsets, neighbours = oracles.ragged([[5], [3], [4], [0], [1], [2]])
     graph = Graph(offsets, neighbours, np.zeros(6, np.float32), {})
     assert exact_recall(graph, features) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"neighbours": np.array([0, 2], np.int32)}, "none of its 2 rows"),
+        ({"neighbours": np.array([0, -1], np.int32)}, "none of its 2 rows"),
+        ({"neighbours": np.array([0, 1])}, "neighbours are int64 of shape (2,); expected a NumPy"),
+        ({"neighbours": [0, 1]}, "neighbours are list; expected"),
+        ({"offsets": np.array([0, 1, 3])}, "offsets do not go from 0 to 2"),
+        ({"distances": np.zeros(3, np.float32)}, "2 neighbours and 3 distances"),
+        ({"weights": np.zeros(1, np.float32)}, "2 neighbours and 1 weights"),
+    ],
+)
+def test_graphs_are_checked(change, message):
+    given = {
+        "offsets": np.array([0, 1, 2]),
+        "neighbours": np.array([1, 0], np.int32),
+        "distances": np.ones(2, np.float32),
+        "stats": {},
+    }
+    assert Graph(**given).edges == 2
+    with pytest.raises(InvalidArgumentError, match=re.escape(message)):
+        Graph(**given | change)
 
 
 def test_recall_of_ragged_and_empty_graphs():

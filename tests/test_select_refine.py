@@ -162,7 +162,9 @@ def test_more_validation_rows_than_there_are(blobs):
 
 def test_refusals(blobs):
     features, labels = blobs
-    with pytest.raises(InvalidArgumentError, match="rounds is -1; expected at least 0"):
+    with pytest.raises(
+        InvalidArgumentError, match="rounds is -1; expected a whole number of at least 0"
+    ):
         refine_rows(features, labels, count=5, rounds=-1)
     with pytest.raises(InvalidArgumentError, match="validation_rows is 0"):
         refine_rows(features, labels, count=5, validation_rows=0)

@@ -54,6 +54,11 @@ def test_quotas_by_hand():
     assert quotas([50, 50, 50], 2).tolist() == [1, 1, 1]
 
 
+def test_a_high_power_gives_all_to_the_largest():
+    assert quotas([10**9, 10, 5], 9, power=10).tolist() == [7, 1, 1]
+    assert quotas([6, 10, 10**9], 60, power=10).tolist() == [1, 1, 58]
+
+
 def test_quotas_of_very_many_classes():
     result = quotas(np.ones(200_000, np.int64), 1000)
     assert result.sum() == 200_000
@@ -65,7 +70,8 @@ def test_quotas_of_very_many_classes():
         ([3, 4], 8, 0.75, "count is 8; expected 1 to 7"),
         ([3, 4], 0, 0.75, "count is 0; expected 1 to 7"),
         ([3, -1], 1, 0.75, "none negative"),
-        ([3, 4], 2, -1.0, "power is -1.0; expected a number of at least 0"),
+        ([3, 4], 2, -1.0, "power is -1.0; expected a number from 0"),
+        ([10**9, 1, 1], 9, 50, "power is 50; expected a number from 0"),
         ([3, 4], 2, float("nan"), "power is nan"),
     ],
 )

@@ -252,7 +252,10 @@ def test_wrong_labels_are_refused():
         ({"batch_size": 2.5}, "batch_size is 2.5"),
         ({"seed": -1}, "seed is -1"),
         ({"last": "keep"}, "last is 'keep'"),
-        ({"mixture": "equal"}, "expected 'proportional', 'balanced' or a mapping"),
+        (
+            {"mixture": "equal"},
+            "mixture is 'equal'; expected 'proportional', 'balanced' or a mapping",
+        ),
         ({"mixture": 3}, "expected 'proportional', 'balanced' or a mapping"),
         ({"mixture": {"a": 1}}, "class 'b' has no weight"),
         ({"mixture": {"a": 1, "b": 1, "z": 1}}, "no row has the class 'z'"),
@@ -269,6 +272,11 @@ def test_wrong_labels_are_refused():
 def test_wrong_parameters_are_refused(options, message):
     with pytest.raises(InvalidArgumentError, match=message):
         StratifiedBatches(["a", "b", "b"], **({"batch_size": 2} | options))
+
+
+def test_measurements_are_no_labels():
+    with pytest.raises(DataError, match=r"row 1 is 0\.5, which is no class label.*quantile_labels"):
+        StratifiedBatches(np.array([1.0, 0.5, 2.0]), 2)
 
 
 def test_batches_larger_than_the_data():

@@ -111,7 +111,7 @@ def test_several_steps_must_be_told_apart(tmp_path: Path) -> None:
         look_up(folder, 1)
     assert main(["why", str(folder), "--row", "1", "--step", "second"]) == 0
     assert look_up(folder, 1, step="second")["method"] == "random"
-    with pytest.raises(DataError, match=r"`third` has no explanations; .*: first, second"):
+    with pytest.raises(DataError, match=r"no step `third` that was run; there are first, second"):
         look_up(folder, 1, step="third")
 
 

@@ -97,19 +97,29 @@ def to_frame(table: Any, *, what: str = "the table") -> pl.DataFrame:
             return _array_frame(table, what)
         if isinstance(table, ArrowStreamExportable | ArrowArrayExportable):
             return _arrow_frame(table, what)
-    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+    # pyarrow's own errors derive from these; what it has no type for is a RuntimeError.
+    except (pl.exceptions.PolarsError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, InvalidArgumentError | DataError):
             raise
-        # pyarrow's own errors for mixed columns derive from TypeError or ValueError.
         raise DataError(
             f"{what} cannot be read as columns of one type each: {_first_line(error)}"
         ) from error
     if not isinstance(table, list | tuple | dict | str | bytes) and hasattr(table, "__array__"):
-        return to_frame(np.asarray(table), what=what)
+        return to_frame(_as_array(table, what), what=what)
     raise InvalidArgumentError(
         f"{what} is of type {type(table).__name__}; expected a 2-D NumPy array, a polars or pandas "
         "frame, a pyarrow table or another Arrow table"
     )
+
+
+def _as_array(values: Any, what: str) -> np.ndarray[Any, Any]:
+    """What another library's array holds; a tensor that gradients flow through says how."""
+    try:
+        return np.asarray(values)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"{what} is no NumPy array and cannot be turned into one: {_first_line(error)}"
+        ) from error
 
 
 def _array_frame(array: np.ndarray[Any, Any], what: str) -> pl.DataFrame:
@@ -125,6 +135,8 @@ def _array_frame(array: np.ndarray[Any, Any], what: str) -> pl.DataFrame:
             f"{what} holds complex numbers; pass real and imaginary parts as columns of their own"
         )
     names = [f"column_{index}" for index in range(array.shape[1])]
+    # A subclass such as np.matrix has columns of two dimensions.
+    array = np.asarray(array)
     if array.dtype == np.float16:
         array = array.astype(np.float32)
     if array.dtype.kind == "O":
@@ -144,15 +156,23 @@ def _arrow_frame(table: ArrowStreamExportable | ArrowArrayExportable, what: str)
 
 def _refuse_unreadable(table: Any) -> None:
     """Refuse the types on which polars panics instead of raising."""
-    import pyarrow as pa
-
     for field in table.schema:
-        empty = pa.types.is_fixed_size_list(field.type) and field.type.list_size == 0
-        if empty or pa.types.is_decimal256(field.type):
+        if _is_unreadable(field.type):
             raise DataError(
                 f"column {field.name!r} is of type {field.type}, which cannot be read; leave the "
                 "column out with `columns`, or turn it into numbers"
             )
+
+
+def _is_unreadable(kind: Any) -> bool:
+    import pyarrow as pa
+
+    empty = pa.types.is_fixed_size_list(kind) and kind.list_size == 0
+    if empty or pa.types.is_decimal256(kind):
+        return True
+    if pa.types.is_dictionary(kind):
+        return _is_unreadable(kind.value_type)
+    return any(_is_unreadable(kind.field(at).type) for at in range(kind.num_fields))
 
 
 def to_series(values: Any, *, name: str = "values") -> pl.Series:
@@ -185,6 +205,7 @@ def to_series(values: Any, *, name: str = "values") -> pl.Series:
         if isinstance(values, list | tuple):
             return pl.Series(name, _without_nan(list(values)), strict=True)
         if isinstance(values, np.ndarray):
+            values = np.asarray(values)
             if values.ndim != 1:
                 raise InvalidArgumentError(
                     f"{name} is an array of shape {values.shape}; expected one dimension, one "
@@ -195,15 +216,20 @@ def to_series(values: Any, *, name: str = "values") -> pl.Series:
         if isinstance(values, ArrowStreamExportable | ArrowArrayExportable) and not _is_table(
             values
         ):
+            pyarrow = _comes_from(values, "pyarrow", "Array")
+            pyarrow = pyarrow or _comes_from(values, "pyarrow", "ChunkedArray")
+            if pyarrow and _is_unreadable(cast("Any", values).type):
+                kind = cast("Any", values).type
+                raise DataError(f"{name} are of type {kind}, which cannot be read; convert them")
             return pl.Series(values).alias(name)
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
-        if isinstance(error, InvalidArgumentError):
+        if isinstance(error, InvalidArgumentError | DataError):
             raise
         raise DataError(
             f"{name} cannot be read as values of one type: {_first_line(error)}"
         ) from error
     if not isinstance(values, dict | str | bytes) and hasattr(values, "__array__"):
-        return to_series(np.asarray(values), name=name)
+        return to_series(_as_array(values, name), name=name)
     raise InvalidArgumentError(
         f"{name} is of type {type(values).__name__}; expected a column: a 1-D NumPy array, a list, "
         "a polars or pandas series, or a pyarrow array"

@@ -325,12 +325,14 @@ class BatchSampler:
                 "the state is one of other batches: "
                 + ", ".join(f"{key} was {plan.get(key)!r} and is {own[key]!r}" for key in differing)
             )
-        self.set_epoch(epoch)
-        share = self._batches.share(self.epoch, world_size=self._world_size, start=done)
+        check_whole("epoch", epoch, least=0, most=2**63 - 1)
+        # Refused here, a state leaves the sampler where it was.
+        share = self._batches.share(epoch, world_size=self._world_size, start=done)
         if share.steps == 0:
             # What is left is too little for a step of all ranks, so the next epoch begins.
-            self.set_epoch(self.epoch + 1)
+            self.set_epoch(epoch + 1)
         else:
+            self.set_epoch(epoch)
             self._start = share.start
 
 

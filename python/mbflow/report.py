@@ -188,7 +188,7 @@ def _view(folder: Path) -> dict[str, Any]:
 
 def _prose(text: str) -> Markup:
     """Text for people, escaped, with what stands between backticks as code."""
-    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escape(text)))  # noqa: S704
+    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704
 
 
 def _mapping(value: object) -> dict[str, Any]:
@@ -323,7 +323,18 @@ def _chart(chart: Mapping[str, Any], salt: str) -> _Chart | None:
 def _legend(chart: Mapping[str, Any]) -> list[str]:
     """What colours stand for: series, or the groups of points where those are named."""
     named = [str(name) for name in _sequence(chart.get("group_names"))]
-    return named if chart.get("kind") == "scatter" and named else charts.series_names(chart)
+    if chart.get("kind") != "scatter" or not named:
+        return charts.series_names(chart)
+    if len(named) <= charts.SERIES_COLOURS:
+        return named
+    # Colours come round again, so one stands for several groups.
+    rounds = range(charts.SERIES_COLOURS)
+    return [_listed(named[first :: charts.SERIES_COLOURS]) for first in rounds]
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 4 else ""
+    return ", ".join(names[:3] if more else names) + more
 
 
 def _table(table: Mapping[str, Any]) -> _Table:

@@ -319,10 +319,10 @@ def _weights(
             return None
         if mixture == "balanced":
             return np.ones(len(sizes))
-        mixture = None
     if not hasattr(mixture, "keys"):
         raise InvalidArgumentError(
-            "mixture: expected 'proportional', 'balanced' or a mapping of each class to its weight"
+            f"mixture is {mixture!r}; expected 'proportional', 'balanced' or a mapping of each "
+            "class to its weight"
         )
     unknown = [key for key in mixture if key not in set(classes)]
     missing = [name for name in classes if name not in mixture]
@@ -374,6 +374,8 @@ def _quotas(
 
 def _apportioned(weights: NDArray[np.float64], total: int) -> NDArray[np.int64]:
     """`total` in proportion to weights: the largest remainders get one more, ties the lower."""
+    # Divided by the largest, so that the sum cannot overflow.
+    weights = weights / weights.max()
     exact = weights / weights.sum() * total
     shares: NDArray[np.int64] = np.floor(exact + 1e-9).astype(np.int64)
     remainders = np.round(exact - shares, 9)
@@ -394,6 +396,14 @@ def _class_codes(
     _refuse_missing(series)
     if isinstance(series.dtype, pl.Categorical | pl.Enum):
         text: type[pl.String] | None = pl.String
+    elif series.dtype.is_float() and (series != series.floor()).any():
+        row = int((series != series.floor()).arg_max() or 0)
+        raise DataError(
+            f"labels: row {row} is {series[row]}, which is no class label; expected strings, "
+            "categories, whole numbers or booleans (`mbflow.select.quantile_labels` cuts a numeric "
+            "target into classes)",
+            row=row,
+        )
     elif series.dtype.is_nested() or series.dtype == pl.Object:
         raise DataError(
             f"labels are of type {series.dtype}, which is no class label; expected strings, "

@@ -19,7 +19,7 @@ pub(crate) fn forest_classes<'py>(
     classes: PyReadonlyArray1<'py, i64>,
     queries: &Bound<'py, PyAny>,
     trees: usize,
-    seed: u64,
+    #[pyo3(from_py_with = crate::random::seed)] seed: u64,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
     let (features, queries) = (Features::take(features)?, Features::take(queries)?);
     let (rows, asked) = (features.matrix()?, queries.matrix()?);

@@ -56,7 +56,7 @@ pub(crate) fn neighbour_graph<'py>(
     probes: usize,
     refinements: usize,
     descents: usize,
-    seed: u64,
+    #[pyo3(from_py_with = crate::random::seed)] seed: u64,
 ) -> PyResult<Parts<'py>> {
     let settings = HashGraph {
         bits,

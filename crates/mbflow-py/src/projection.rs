@@ -25,7 +25,7 @@ pub(crate) fn project<'py>(
     features: &Bound<'py, PyAny>,
     projections: usize,
     kind: &str,
-    seed: u64,
+    #[pyo3(from_py_with = crate::random::seed)] seed: u64,
 ) -> PyResult<Bound<'py, PyArray2<f32>>> {
     let kind = directions("kind", kind)?;
     let features = Features::take(features)?;
@@ -47,7 +47,7 @@ pub(crate) fn sign_codes<'py>(
     features: &Bound<'py, PyAny>,
     bits: usize,
     kind: &str,
-    seed: u64,
+    #[pyo3(from_py_with = crate::random::seed)] seed: u64,
 ) -> PyResult<Bound<'py, PyArray2<u64>>> {
     let kind = directions("kind", kind)?;
     let features = Features::take(features)?;
@@ -71,7 +71,7 @@ pub(crate) fn p_stable_codes<'py>(
     hashes: usize,
     width: f32,
     kind: &str,
-    seed: u64,
+    #[pyo3(from_py_with = crate::random::seed)] seed: u64,
 ) -> PyResult<Bound<'py, PyArray2<i32>>> {
     let kind = directions("kind", kind)?;
     let features = Features::take(features)?;

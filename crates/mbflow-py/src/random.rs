@@ -5,15 +5,28 @@ use std::num::NonZeroU64;
 use mbflow_core::Seed;
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
+use pyo3::types::PyBool;
 
 use crate::enter::enter;
 use crate::error::invalid_argument;
+
+/// A seed as Python gives it: a whole number of 64 bits, and no truth value.
+pub(crate) fn seed(value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    let number = if value.is_instance_of::<PyBool>() { None } else { value.extract::<u64>().ok() };
+    match number {
+        Some(number) => Ok(number),
+        None => {
+            let message = format!("seed is {}; expected a whole number from 0 to 2^64 - 1", value.repr()?);
+            Err(invalid_argument(message))
+        }
+    }
+}
 
 /// Draw 64 uniform bits at each of `count` indices.
 #[pyfunction]
 pub(crate) fn random_u64(
     py: Python<'_>,
-    seed: u64,
+    #[pyo3(from_py_with = crate::random::seed)] seed: u64,
     stream: u32,
     start: u64,
     count: usize,
@@ -29,7 +42,7 @@ pub(crate) fn random_u64(
 #[pyfunction]
 pub(crate) fn random_integers(
     py: Python<'_>,
-    seed: u64,
+    #[pyo3(from_py_with = crate::random::seed)] seed: u64,
     stream: u32,
     bound: u64,
     start: u64,
@@ -48,7 +61,7 @@ pub(crate) fn random_integers(
 #[pyfunction]
 pub(crate) fn random_normal(
     py: Python<'_>,
-    seed: u64,
+    #[pyo3(from_py_with = crate::random::seed)] seed: u64,
     stream: u32,
     start: u64,
     count: usize,
@@ -64,7 +77,7 @@ pub(crate) fn random_normal(
 #[pyfunction]
 pub(crate) fn permutation(
     py: Python<'_>,
-    seed: u64,
+    #[pyo3(from_py_with = crate::random::seed)] seed: u64,
     stream: u32,
     n: usize,
 ) -> PyResult<Bound<'_, PyArray1<i64>>> {

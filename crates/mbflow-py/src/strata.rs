@@ -43,7 +43,13 @@ impl Deal {
     #[new]
     #[pyo3(signature = (sizes, quotas, batch_size, *, seed = 0, epoch = 0))]
     #[expect(clippy::needless_pass_by_value, reason = "a sequence of Python becomes a vector")]
-    fn new(sizes: Vec<u64>, quotas: Vec<u64>, batch_size: u64, seed: u64, epoch: u64) -> PyResult<Self> {
+    fn new(
+        sizes: Vec<u64>,
+        quotas: Vec<u64>,
+        batch_size: u64,
+        #[pyo3(from_py_with = crate::random::seed)] seed: u64,
+        epoch: u64,
+    ) -> PyResult<Self> {
         let deal = mbflow_core::Deal::new(&sizes, &quotas, Cut::Size(batch_size), Seed(seed), epoch)
             .map_err(|error| to_python(error, None))?;
         Ok(Self { deal, places: sizes.iter().sum() })

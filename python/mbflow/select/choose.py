@@ -17,7 +17,7 @@ from mbflow.select.keep import top_rows
 from mbflow.select.labels import Labels
 from mbflow.select.medoids import medoids_by_class
 from mbflow.select.neighbours import neighbour_graph
-from mbflow.select.refine import refine_rows
+from mbflow.select.refine import FREE_POWER, refine_rows
 from mbflow.select.strata import class_quotas, draw_rows
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Chooser:
         *,
         count: int | None = None,
         counts: NDArray[np.int64] | None = None,
-        quotas: Quotas = "power",
+        quotas: Quotas = "auto",
         power: float = 0.75,
         edit_noise: bool = False,
     ) -> Choice:
@@ -175,7 +175,8 @@ class Chooser:
             method: One of `METHODS`.
             count: Rows to keep, shared by `quotas`. Either this or `counts`.
             counts: Rows to keep of each class, int64 of shape (classes,); 0 is allowed.
-            quotas: See `class_quotas`; "gain" for coverage alone.
+            quotas: See `class_quotas`; "gain" for coverage alone. With "auto" a search shares the
+                rows as it finds best.
             power: See `class_quotas`.
             edit_noise: Keep no row that its neighbours disagree with.
 
@@ -189,7 +190,8 @@ class Chooser:
         notes: list[str] = []
         guarded = method == "auto" and counts is None
         if method == "auto":
-            method = "refine" if self._may_search(counts) else "coverage"
+            method = "refine" if self._may_search(counts) and quotas != "gain" else "coverage"
+            guarded = guarded and quotas != "gain"
         if method in {"attention", "attention_coverage"} and self._present < 2:
             if counts is None:
                 raise DataError(_one_class(self._labels))
@@ -198,18 +200,19 @@ class Chooser:
                 "tells classes apart"
             )
             method = "coverage"
-        if quotas == "gain" and method in {"attention", "medoids", "random"}:
+        if quotas == "gain" and method not in {"coverage", "attention_coverage"}:
             raise InvalidArgumentError(
                 f"quotas 'gain' shares rows by what they add to coverage, which {method!r} does "
-                "not know; use 'power', 'equal', 'proportional' or the rows of each class"
+                "not know; use 'auto', 'power', 'equal', 'proportional' or the rows of each class"
             )
         if counts is None and quotas != "gain":
             assert count is not None
             counts = class_quotas(self._labels, count, quotas=quotas, power=power)
         if method == "refine" or (guarded and self._may_judge()):
             assert count is not None
+            assert counts is not None
             return self._refined(
-                count, quotas, power, edit_noise=edit_noise, search=method == "refine"
+                count, counts, quotas, power, edit_noise=edit_noise, search=method == "refine"
             )
         if method in {"coverage", "attention_coverage"}:
             weights = self._attention_weights if method == "attention_coverage" else None
@@ -275,18 +278,24 @@ class Chooser:
         return rows[kept], scores, None
 
     def _refined(
-        self, count: int, quotas: Quotas, power: float, *, edit_noise: bool, search: bool
+        self,
+        count: int,
+        counts: NDArray[np.int64],
+        quotas: Quotas,
+        power: float,
+        *,
+        edit_noise: bool,
+        search: bool,
     ) -> Choice:
         """The search, or where it would take too long, the better of coverage and random."""
         features, labels, graph = self._features, self._labels, self._graph_of(_COVERAGE_NEIGHBOURS)
         rows = np.arange(len(features))
+        if quotas != "auto" or power != FREE_POWER:
+            # Of all rows, also where some are edited out below.
+            quotas = dict(zip(labels.classes, counts.tolist(), strict=True))
+            count = int(counts.sum())
         if edit_noise:
-            shares = (
-                None
-                if quotas == "gain"
-                else class_quotas(labels, count, quotas=quotas, power=power)
-            )
-            rows = np.flatnonzero(edited(labels, graph, shares, count))
+            rows = np.flatnonzero(edited(labels, graph, counts, count))
             features, labels = features[rows], Labels(labels.codes[rows], labels.classes)
             graph = self._build(features, _COVERAGE_NEIGHBOURS)
         found = refine_rows(

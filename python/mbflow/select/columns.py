@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from mbflow.errors import DataError
+from mbflow.errors import DataError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-__all__ = ["ColumnTable", "Source", "column_kind", "float_matrix", "sources_of"]
+__all__ = [
+    "ColumnTable",
+    "Source",
+    "column_kind",
+    "column_type",
+    "feature_matrix",
+    "float_matrix",
+    "sources_of",
+]
 
 # Beyond this, sums and ranges of float64 overflow.
 _LARGEST = 1e300
@@ -90,6 +98,72 @@ def column_kind(series: pl.Series) -> str:
     )
 
 
+def column_type(series: pl.Series) -> str:
+    """What the values of a column are, closer than its kind: values of two types do not compare.
+
+    Raises:
+        DataError: The type is no feature.
+
+    Example:
+        >>> import datetime
+        >>> import polars as pl
+        >>> from mbflow.select.columns import column_type
+        >>> column_type(pl.Series("a", [datetime.date(2020, 1, 1)]))
+        'dates'
+    """
+    import polars as pl
+
+    kind = column_kind(series)
+    if kind == "time":
+        names = {pl.Date: "dates", pl.Datetime: "datetimes", pl.Duration: "durations"}
+        return names.get(series.dtype.base_type(), "times of day")
+    if kind == "vector":
+        return f"lists of {series.dtype.shape[0]} numbers"  # type: ignore[attr-defined]
+    return {"number": "numbers", "boolean": "booleans"}.get(kind, kind)
+
+
+def feature_matrix(features: Any, rows: int) -> NDArray[np.float32]:
+    """Encoded features as a matrix, with its values checked: an error names the row given here.
+
+    Args:
+        features: Numbers of shape (rows, columns).
+        rows: The number of labels.
+
+    Returns:
+        float32 of shape (rows, columns), C order.
+
+    Raises:
+        InvalidArgumentError: It is no such matrix.
+        DataError: A value is NaN or infinite.
+
+    Example:
+        >>> from mbflow.select.columns import feature_matrix
+        >>> feature_matrix([[1, 2]], 1)
+        array([[1., 2.]], dtype=float32)
+    """
+    try:
+        with np.errstate(over="ignore"):
+            matrix = np.ascontiguousarray(features, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"features are no matrix of numbers: {error}; encode tables with FeatureEncoder"
+        ) from error
+    if matrix.ndim != 2 or len(matrix) != rows:
+        raise InvalidArgumentError(
+            f"features have shape {matrix.shape} and there are {rows} labels; expected a row for "
+            "each label"
+        )
+    finite = np.isfinite(matrix)
+    if not finite.all():
+        row, column = (int(place[0]) for place in np.nonzero(~finite))
+        raise DataError(
+            f"features: row {row}, column {column} is {matrix[row, column]} in float32; expected "
+            "finite numbers (FeatureEncoder fills what is missing)",
+            row=row,
+        )
+    return matrix
+
+
 def _plain(dtype: Any) -> bool:
     import polars as pl
 
@@ -134,11 +208,16 @@ def float_matrix(
         array([[ 1.],
                [nan]])
     """
+    import polars as pl
+
     values = np.empty((table.rows, len(columns)), dtype=np.float64, order="F")
     vector: tuple[str, NDArray[np.float64]] | None = None
     for index, (name, element) in enumerate(columns):
         if element is None:
             values[:, index] = _floats(table.columns[name])
+            continue
+        if table.columns[name].dtype == pl.Null:
+            values[:, index] = np.nan
             continue
         if vector is None or vector[0] != name:
             vector = (name, _vectors(table.columns[name]))

@@ -9,6 +9,7 @@ import numpy as np
 
 from mbflow import _native
 from mbflow.errors import DataError, InvalidArgumentError
+from mbflow.select.columns import feature_matrix
 from mbflow.select.hashing import Graph, hash_graph
 from mbflow.select.labels import Labels, encode_labels
 from mbflow.select.strata import Quotas, class_quotas, kept_count
@@ -274,8 +275,7 @@ def coverage_rows(
         4
     """
     encoded = encode_labels(labels)
-    matrix = _matrix(features)
-    _same_rows(len(matrix), len(encoded.codes), "features")
+    matrix = feature_matrix(features, len(encoded.codes))
     wanted = kept_count(len(matrix), count=count)
     importance = None if weights is None else _weights(weights, len(matrix))
     if graph is None:
@@ -320,15 +320,6 @@ def edited(
         rest = np.flatnonzero(~clean)
         clean[rest[np.argsort(-agreement[rest], kind="stable")][:missing]] = True
     return clean
-
-
-def _matrix(features: Any) -> NDArray[np.float32]:
-    matrix = np.ascontiguousarray(features, dtype=np.float32)
-    if matrix.ndim != 2:
-        raise InvalidArgumentError(
-            f"features have shape {matrix.shape}; expected two dimensions, (rows, columns)"
-        )
-    return matrix
 
 
 def _weights(weights: ArrayLike, rows: int) -> NDArray[np.float64]:

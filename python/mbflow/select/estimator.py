@@ -21,6 +21,7 @@ from sklearn.utils.validation import (
 from mbflow.arrow import to_frame
 from mbflow.errors import DataError, InvalidArgumentError
 from mbflow.select.instances import Selection, select_instances
+from mbflow.select.labels import Labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["InstanceSelector"]
+
+_RULES = ("auto", "power", "equal", "proportional", "gain")
+_STRATEGIES = ", ".join(map(repr, _RULES))
 
 
 @dataclass
@@ -65,12 +69,12 @@ class InstanceSelector(OneToOneFeatureMixin, BaseEstimator):  # type: ignore[mis
         count: Rows to keep; wins over `fraction`.
         method: How rows are chosen; see `select_instances`.
         graph: Kind of the neighbour graph; see `select_instances`.
-        sampling_strategy: How the rows to keep are shared among the classes: `"auto"` is
-            `"power"`; another rule for quotas, see `select_instances`, or the rows of each class.
+        sampling_strategy: How the rows to keep are shared among the classes: what
+            `select_instances` calls `quotas`.
         power: With quotas `"power"`, these go with the class size to this power.
         quantiles: None for classes. For a numeric target the number of strata, bounded by its
             quantiles, that take the place of classes.
-        settings: Further keyword arguments of `select_instances`, by name.
+        settings: Further keyword arguments of `select_instances`, by name, such as `edit_noise`.
         random_state: Key of all randomness: 0 to 2^64 - 1; a `numpy.random.RandomState` or None
             (NumPy's own generator) draw one.
 
@@ -203,6 +207,8 @@ class InstanceSelector(OneToOneFeatureMixin, BaseEstimator):  # type: ignore[mis
             assert_all_finite(array, input_name="y")
         if array.dtype.kind == "O":
             _refuse_missing(array.ravel())
+        if array.dtype.kind in "mM":
+            _refuse_missing(array.ravel().astype(object))
         kind = type_of_target(array, input_name="y")
         if kind == "multilabel-indicator" and (np.asarray(array.sum(axis=1)) == 1).all():
             array = np.asarray(array).argmax(axis=1)
@@ -212,7 +218,10 @@ class InstanceSelector(OneToOneFeatureMixin, BaseEstimator):  # type: ignore[mis
                 "select rows for a numeric target; several targets are not supported)"
             )
         values = column_or_1d(array, warn=True)
-        classes, codes = np.unique(values, return_inverse=True)
+        try:
+            classes, codes = np.unique(values, return_inverse=True)
+        except TypeError as error:
+            raise InvalidArgumentError(f"y mixes values that do not compare: {error}") from error
         if len(classes) < 2:
             raise InvalidArgumentError(
                 f"y holds only one class, {classes.tolist()[0]!r}; expected at least two classes "
@@ -221,17 +230,37 @@ class InstanceSelector(OneToOneFeatureMixin, BaseEstimator):  # type: ignore[mis
         return classes.tolist(), codes.astype(np.int64)
 
     def _selected(self, table: Any, names: list[Any], codes: NDArray[np.int64]) -> Selection:
+        if self.settings is not None and not hasattr(self.settings, "items"):
+            raise InvalidArgumentError(
+                f"settings is {self.settings!r}; expected a mapping of names to values"
+            )
         options = dict(self.settings or {})
+        own = {"fraction", "count", "power", "seed", "quotas", "method", "graph", "quantiles"}
+        twice = sorted(own & options.keys())
+        if twice:
+            parameter = {"seed": "random_state", "quotas": "sampling_strategy"}
+            raise InvalidArgumentError(
+                f"settings holds {twice[0]!r}; give it as `{parameter.get(twice[0], twice[0])}`"
+            )
         strategy = self.sampling_strategy
+        if not isinstance(strategy, str) and not hasattr(strategy, "items"):
+            raise InvalidArgumentError(
+                f"sampling_strategy is {strategy!r}; expected {_STRATEGIES} or the rows to keep of "
+                "each class in a mapping (how many in all is `fraction` or `count`)"
+            )
+        if isinstance(strategy, str) and strategy not in _RULES:
+            raise InvalidArgumentError(
+                f"sampling_strategy is {strategy!r}; expected {_STRATEGIES} or the rows to keep of "
+                "each class in a mapping"
+            )
         if not isinstance(strategy, str):
-            numbers_of = {name: str(code) for code, name in enumerate(names)}
-            unknown = [name for name in strategy if name not in numbers_of]
+            unknown = [name for name in strategy if name not in names]
             if unknown:
                 raise InvalidArgumentError(
                     f"sampling_strategy: no row has the class {unknown[0]!r}; expected the rows of "
                     f"each of the classes {names[:10]}"
                 )
-            options["quotas"] = {numbers_of[name]: rows for name, rows in strategy.items()}
+            options["quotas"] = {str(name): rows for name, rows in strategy.items()}
         elif strategy != "auto":
             options["quotas"] = strategy
         for name in ("method", "graph"):
@@ -239,7 +268,7 @@ class InstanceSelector(OneToOneFeatureMixin, BaseEstimator):  # type: ignore[mis
                 options[name] = getattr(self, name)
         return select_instances(
             table,
-            codes,
+            Labels(codes, tuple(map(str, names))),
             fraction=self.fraction,
             count=self.count,
             power=self.power,

@@ -40,6 +40,8 @@ CLASSIFIERS = ("1-NN", "logistic regression", "random forest", "gradient boostin
 # (features, labels, rows to keep, seed) -> row numbers
 Rival = Callable[[NDArray[np.float32], Labels, int, int], NDArray[np.int64]]
 _DEFAULT_CLASSIFIERS = CLASSIFIERS[:3]
+# The training sets that every evaluation has.
+_ALWAYS = ("all", "random", "selected")
 _ENCODER_SETTINGS = ("scale", "max_categories", "columns")
 
 
@@ -120,6 +122,7 @@ def evaluate_selection(
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not chosen:
         raise InvalidArgumentError(f"seeds is {seeds!r}; expected at least one")
+    _refuse_twice("seeds", chosen)
     settings = _checked(recipe or {}, classifiers, max_train_rows, compare, fractions)
     features, encoded = split_label(table, labels, quantiles=settings.get("quantiles"))
     # Encoded once as a whole, so that an error names the row of this table, not of a split of it.
@@ -271,7 +274,7 @@ class _Split:
     ) -> tuple[NDArray[np.int64], float]:
         """The rows that a method keeps, and the seconds it took."""
         started = time.perf_counter()
-        quotas = settings.get("quotas", "power")
+        quotas = settings.get("quotas", "auto")
         if isinstance(quotas, Mapping):
             sizes = self.labels.sizes
             quotas = scaled_quotas(self.labels.classes, sizes, wanted, given=quotas)
@@ -375,12 +378,18 @@ def _checked(
                 f"{', '.join(SETTINGS)}"
             )
     known = (*METHODS, *PEERS)
-    for _, method in _named(compare):
+    for name, method in _named(compare):
+        if name in _ALWAYS:
+            raise InvalidArgumentError(
+                f"compare gives the name {name!r} to something else; it stands for one of the "
+                f"training sets that are always measured, {', '.join(map(repr, _ALWAYS))}"
+            )
         if not callable(method) and method not in known:
             raise InvalidArgumentError(
                 f"there is no method {method!r} to compare with; expected some of "
                 f"{', '.join(map(repr, known))}"
             )
+    _refuse_twice("fractions", fractions or ())
     for share in fractions or ():
         if not 0.0 < share <= 1.0:
             raise InvalidArgumentError(
@@ -393,6 +402,7 @@ def _checked(
             )
     if isinstance(classifiers, str) or not classifiers:
         raise InvalidArgumentError(f"classifiers is {classifiers!r}; expected a list of names")
+    _refuse_twice("classifiers", classifiers)
     for name in classifiers:
         if name not in CLASSIFIERS:
             raise InvalidArgumentError(
@@ -409,10 +419,17 @@ def _checked(
 def _named(
     compare: Sequence[str] | Mapping[str, str | Rival],
 ) -> Iterable[tuple[str, str | Rival]]:
-    """What to compare with, by its name in the result."""
-    if isinstance(compare, Mapping):
-        return compare.items()
-    return [(name, name) for name in compare]
+    """What to compare with, by its name in the result; each once, and random is there anyway."""
+    pairs = dict(compare if isinstance(compare, Mapping) else {name: name for name in compare})
+    if pairs.get("random") == "random":
+        del pairs["random"]
+    return pairs.items()
+
+
+def _refuse_twice(name: str, values: Sequence[Any]) -> None:
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise InvalidArgumentError(f"{name} holds {value!r} twice; leave one out")
 
 
 def _encoder(settings: Mapping[str, Any]) -> FeatureEncoder:

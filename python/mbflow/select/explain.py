@@ -9,6 +9,7 @@ import numpy as np
 
 from mbflow import _native
 from mbflow.errors import InvalidArgumentError
+from mbflow.select.columns import feature_matrix
 from mbflow.select.labels import encode_labels
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def explain_selection(
     Args:
         features: float32 of shape (rows, columns), finite.
         labels: Class label of each row (see `encode_labels`).
-        indices: The kept rows.
+        indices: The kept rows: their numbers, or a boolean mask of all rows.
         representatives: The kept row that stands for each row, where the selector knows it (as
             `coverage_rows` does); by default the nearest kept row of the same class.
 
@@ -82,12 +83,17 @@ def explain_selection(
         array([0, 0, 2])
     """
     encoded = encode_labels(labels)
+    features = feature_matrix(features, len(encoded.codes))
     rows = len(features)
-    chosen = np.unique(np.asarray(indices, dtype=np.int64))
-    if len(encoded.codes) != rows:
+    given = np.asarray(indices)
+    if given.dtype.kind == "b" and given.shape == (rows,):
+        given = np.flatnonzero(given)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
         raise InvalidArgumentError(
-            f"there are {len(encoded.codes)} labels for {rows} rows; expected one a row"
+            f"indices are of type {given.dtype} and shape {given.shape}; expected row numbers, "
+            f"or a boolean mask of {rows} rows"
         )
+    chosen = np.unique(given.astype(np.int64))
     if len(chosen) and not 0 <= chosen[0] <= chosen[-1] < rows:
         raise InvalidArgumentError(f"indices hold a number that is none of the {rows} rows")
     kept = np.zeros(rows, np.bool_)
@@ -97,7 +103,7 @@ def explain_selection(
     other = np.full(rows, -1, np.int64)
     other_distances = np.full(rows, np.nan, np.float32)
     if representatives is not None:
-        stands[:] = representatives
+        stands[:] = _representatives(representatives, kept)
         known = np.flatnonzero(stands >= 0)
         gaps = features[known] - features[stands[known]]
         distances[known] = np.sqrt(np.einsum("ij,ij->i", gaps, gaps))
@@ -117,6 +123,24 @@ def explain_selection(
     dropped = stands[~kept]
     counts = np.bincount(dropped[dropped >= 0], minlength=rows).astype(np.int64)
     return Explanation(kept, stands, distances, counts, other, other_distances)
+
+
+def _representatives(given: Any, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+    rows = len(kept)
+    found = np.asarray(given)
+    if found.shape != (rows,) or found.dtype.kind not in "iu":
+        raise InvalidArgumentError(
+            f"representatives are of type {found.dtype} and shape {found.shape}; expected the "
+            f"number of a kept row, or -1, for each of the {rows} rows"
+        )
+    wrong = (found < -1) | (found >= rows)
+    wrong |= ~wrong & (found >= 0) & ~kept[np.where(wrong, 0, found)]
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InvalidArgumentError(
+            f"representatives: row {row} is represented by {found[row]}, which is no kept row"
+        )
+    return found.astype(np.int64)
 
 
 def flat_points(

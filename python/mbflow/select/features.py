@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
@@ -9,8 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
 import numpy as np
 
 from mbflow.arrow import to_frame
+from mbflow.batches import check_whole
 from mbflow.errors import DataError, InvalidArgumentError
-from mbflow.select.columns import ColumnTable, Source, column_kind, float_matrix, sources_of
+from mbflow.select.columns import (
+    ColumnTable,
+    Source,
+    column_kind,
+    column_type,
+    float_matrix,
+    sources_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -115,15 +124,15 @@ class FeatureEncoder:
             raise InvalidArgumentError(
                 f"scale is {scale!r}; expected one of {', '.join(map(repr, get_args(Scale)))}"
             )
-        if isinstance(max_categories, bool) or max_categories < 1:
-            raise InvalidArgumentError(f"max_categories is {max_categories}; expected at least 1")
-        if isinstance(columns, str):
-            raise InvalidArgumentError(f"columns is the text {columns!r}; expected a list of names")
+        check_whole("max_categories", max_categories, least=1)
+        if columns is not None:
+            columns = _names(columns)
         self.scale: Scale = scale
         self.max_categories = int(max_categories)
         self.columns = None if columns is None else tuple(columns)
         self.notes: tuple[ColumnNote, ...] = ()
         self._outputs: tuple[_Number | _Text, ...] = ()
+        self._types: dict[str, str] = {}
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -164,6 +173,8 @@ class FeatureEncoder:
             1
         """
         frame = self._chosen(to_frame(table, what="the feature table"))
+        if frame.width == 0:
+            raise DataError("the feature table has no columns; expected at least one")
         if frame.height == 0:
             raise DataError("the feature table has no rows; expected at least one")
         columns = ColumnTable.of(frame)
@@ -178,7 +189,10 @@ class FeatureEncoder:
                 text, notes[name] = self._fit_text(series)
                 outputs[name] = [] if text is None else [text]
             else:
-                sources += sources_of(series, kind)
+                found = sources_of(series, kind)
+                if not found:
+                    notes[name] = ColumnNote(name, kind, "dropped", "lists of length 0")
+                sources += found
         fitted = chain.from_iterable(
             self._fit_numbers(columns, block) for block in _blocks(sources, frame.height)
         )
@@ -190,6 +204,9 @@ class FeatureEncoder:
             output for name in columns.columns for output in outputs.get(name, [])
         )
         self.notes = tuple(notes[name] for name in columns.columns)
+        self._types = {
+            output.column: column_type(columns.columns[output.column]) for output in self._outputs
+        }
         if not self._outputs:
             reasons = "; ".join(f"{note.column!r}: {note.detail}" for note in self.notes[:5])
             raise DataError(
@@ -230,6 +247,14 @@ class FeatureEncoder:
                 f"the feature table lacks column {missing[0]!r} that the encoder was fitted on; "
                 f"its columns are {', '.join(map(repr, frame.columns[:10]))}"
             )
+        for name, fitted in self._types.items():
+            series = columns.columns[name]
+            found = column_type(series)
+            if found not in (fitted, "empty"):
+                raise DataError(
+                    f"column {name!r} is of type {series.dtype} here, but held {fitted} when the "
+                    "encoder was fitted; convert it"
+                )
         result = np.zeros((frame.height, self.width), dtype=np.float32)
         numbers: list[tuple[_Number, int]] = []
         at = 0
@@ -280,6 +305,7 @@ class FeatureEncoder:
                 for output in self._outputs
             ],
             "notes": [asdict(note) for note in self.notes],
+            "types": self._types,
         }
 
     @classmethod
@@ -296,7 +322,7 @@ class FeatureEncoder:
             >>> FeatureEncoder.from_dict(encoder.to_dict()).notes == encoder.notes
             True
         """
-        if state.get("format") != 1:
+        if state.get("format") != 1 or not {"scale", "outputs", "notes"} <= state.keys():
             raise DataError(
                 f"the encoder state is of format {state.get('format')!r}; expected 1, as "
                 "written by FeatureEncoder.to_dict"
@@ -311,6 +337,7 @@ class FeatureEncoder:
             for output in state["outputs"]
         )
         encoder.notes = tuple(ColumnNote(**note) for note in state["notes"])
+        encoder._types = dict(state.get("types", {}))
         return encoder
 
     def _chosen(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -413,6 +440,19 @@ class FeatureEncoder:
         if reasons:
             detail += f"; {len(results) - len(numbers)} elements dropped: {', '.join(reasons)}"
         return ColumnNote(name, kind, treatment, detail)
+
+
+def _names(columns: Any) -> list[str]:
+    """Names of columns, each once."""
+    if isinstance(columns, str) or not isinstance(columns, Iterable):
+        raise InvalidArgumentError(f"columns is {columns!r}; expected a list of names")
+    names = list(columns)
+    for place, name in enumerate(names):
+        if not isinstance(name, str):
+            raise InvalidArgumentError(f"columns holds {name!r}; expected names")
+        if name in names[:place]:
+            raise InvalidArgumentError(f"columns names {name!r} twice; leave one out")
+    return names
 
 
 def _medians(values: NDArray[np.float64], missing: NDArray[np.integer[Any]]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mbflow import _native
+from mbflow.batches import check_whole
 from mbflow.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class Graph:
             graph without weights.
         metric: What distances are measured by: "euclidean", "manhattan" or "cosine".
 
+    Raises:
+        InvalidArgumentError: An array is of another type or length, or a neighbour is no row.
+
     Example:
         >>> import numpy as np
         >>> from mbflow.select import Graph
@@ -57,6 +61,9 @@ class Graph:
     weights: NDArray[np.float32] | None = None
     metric: str = "euclidean"
 
+    def __post_init__(self) -> None:
+        _check_graph(self)
+
     @property
     def rows(self) -> int:
         """Number of rows."""
@@ -66,6 +73,37 @@ class Graph:
     def edges(self) -> int:
         """Number of edges."""
         return len(self.neighbours)
+
+
+def _check_graph(graph: Graph) -> None:
+    kinds: dict[str, Any] = {"offsets": np.int64, "neighbours": np.int32, "distances": np.float32}
+    if graph.weights is not None:
+        kinds["weights"] = np.float32
+    for name, kind in kinds.items():
+        array: Any = getattr(graph, name)
+        if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype != kind:
+            found = type(array).__name__
+            if hasattr(array, "dtype"):
+                found = f"{array.dtype} of shape {array.shape}"
+            raise InvalidArgumentError(
+                f"the graph's {name} are {found}; expected a NumPy array of {np.dtype(kind)} in "
+                "one dimension"
+            )
+    edges = len(graph.neighbours)
+    if len(graph.offsets) == 0 or graph.offsets[0] != 0 or graph.offsets[-1] != edges:
+        raise InvalidArgumentError(
+            f"the graph's offsets do not go from 0 to {edges}, the number of its neighbours"
+        )
+    for name in ("distances", "weights"):
+        count = len(getattr(graph, name)) if name in kinds else edges
+        if count != edges:
+            raise InvalidArgumentError(
+                f"the graph has {edges} neighbours and {count} {name}; expected one for each"
+            )
+    if edges and not 0 <= graph.neighbours.min() <= graph.neighbours.max() < graph.rows:
+        raise InvalidArgumentError(
+            f"the graph names a neighbour that is none of its {graph.rows} rows"
+        )
 
 
 def hash_graph(
@@ -300,6 +338,7 @@ def exact_recall(
             f"the graph has {graph.rows} rows and the features {len(features)}; expected the "
             "features that the graph was built from"
         )
+    check_whole("sample", sample, least=1)
     drawn = np.sort(_native.permutation(seed, _STREAM_RECALL, graph.rows)[:sample])
     degrees = np.diff(graph.offsets)[drawn]
     prepared = _prepared(features, graph.metric)

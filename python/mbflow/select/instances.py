@@ -118,7 +118,7 @@ def select_instances(
     fraction: float = 0.04,
     count: int | None = None,
     method: Method = "auto",
-    quotas: Quotas = "power",
+    quotas: Quotas = "auto",
     power: float = 0.75,
     edit_noise: bool = False,
     quantiles: int | None = None,
@@ -147,7 +147,8 @@ def select_instances(
     - "attention": the rows that a graph attention network looks at most (`attention_scores`), the
       method of the paper, which is often no better than a random sample;
     - "attention_coverage": coverage with rows weighed by what attention says of them;
-    - "auto": "refine" where the table is small enough for it to take seconds, else "coverage".
+    - "auto": "refine" where the table is small enough for it to take seconds, else the better of
+      coverage and a stratified random sample, by classifiers tested on rows that neither keeps.
 
     The same seed gives the same rows for any number of threads and any kind of table. How good they
     are to train on depends on the data: `evaluate_selection` measures it.
@@ -160,9 +161,10 @@ def select_instances(
         method: See above.
         quotas: How the rows to keep are shared among the classes: "power", "equal",
             "proportional", "gain" (coverage only), or the rows of each class by name, which without
-            `count` also say how many there are in all. For "refine" the first three are where the
-            search starts, and it may end with others.
-        power: With quotas "power", class quotas go with the class size to this power.
+            `count` also say how many there are in all. "auto" is "power", but lets the search of
+            "refine" share them as it finds best.
+        power: With quotas "power", class quotas go with the class size to this power; another than
+            0.75 is kept to by the search, too.
         edit_noise: Keep no row whose ten nearest rows are mostly of other classes.
         quantiles: Take the labels for a numeric target and cut it into this many classes.
         columns: Names of the feature columns to use; all by default.

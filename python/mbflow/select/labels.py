@@ -29,6 +29,9 @@ class Labels:
         classes: The name of each class: numbers ascending, text in code point order, False then
             True.
 
+    Raises:
+        InvalidArgumentError: A code is none of the classes.
+
     Example:
         >>> from mbflow.select import encode_labels
         >>> labels = encode_labels(["b", "a", "b"])
@@ -38,6 +41,14 @@ class Labels:
 
     codes: NDArray[np.int64]
     classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        codes = self.codes
+        if len(codes) and not 0 <= codes.min() <= codes.max() < len(self.classes):
+            raise InvalidArgumentError(
+                f"label codes go from {codes.min()} to {codes.max()}; expected 0 to "
+                f"{len(self.classes) - 1}, for {len(self.classes)} classes"
+            )
 
     @property
     def sizes(self) -> NDArray[np.int64]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mbflow import _native
-from mbflow.errors import InvalidArgumentError
+from mbflow.batches import check_whole
+from mbflow.select.columns import feature_matrix
 from mbflow.select.labels import Labels, encode_labels
 from mbflow.select.strata import Quotas, class_quotas, kept_count, quotas
 
@@ -66,14 +67,8 @@ def medoid_rows(
         array([1, 3])
     """
     encoded = encode_labels(labels)
-    matrix = np.ascontiguousarray(features, dtype=np.float32)
-    if matrix.ndim != 2 or len(matrix) != len(encoded.codes):
-        raise InvalidArgumentError(
-            f"features have shape {matrix.shape} and there are {len(encoded.codes)} labels; "
-            "expected a row for each label"
-        )
-    if iterations < 1:
-        raise InvalidArgumentError(f"iterations is {iterations}; expected at least 1")
+    matrix = feature_matrix(features, len(encoded.codes))
+    check_whole("iterations", iterations, least=1)
     wanted = kept_count(len(matrix), count=count)
     shares = _class_quotas(encoded, wanted, quotas=quotas, power=power)
     return medoids_by_class(matrix, encoded, shares, iterations=iterations, seed=seed)

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbflow import _native
+from mbflow.batches import check_whole
 from mbflow.errors import InvalidArgumentError, require
+from mbflow.select.columns import feature_matrix
 from mbflow.select.coverage import Kernel, coverage_graph, edited, neighbour_agreement
 from mbflow.select.hashing import Graph
 from mbflow.select.labels import Labels, encode_labels
@@ -21,7 +23,7 @@ from mbflow.training import ordered_tasks, single_threaded, without_warnings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Refined", "Start", "refine_rows"]
+__all__ = ["FREE_POWER", "Refined", "Start", "refine_rows"]
 
 _STREAM_VALIDATION = 0x5E1_00021
 _STREAM_DROP = 0x5E3_00000  # plus the round
@@ -34,6 +36,8 @@ _STEP_NEIGHBOURS = 10
 # Share of the kept rows that a round replaces, at first; it falls to 30 % of that.
 _REPLACED = 0.15
 _MANY_ROWS = 3000
+FREE_POWER = 0.75
+"""With quotas "auto" and this power, the usual one, a search shares rows among classes freely."""
 # How much the newest error rates count in their moving average.
 _MEMORY = 0.3
 
@@ -103,7 +107,7 @@ def refine_rows(
     labels: Any,
     *,
     count: int,
-    quotas: Quotas = "power",
+    quotas: Quotas = "auto",
     power: float = 0.75,
     graph: Graph | None = None,
     neighbours: int = 40,
@@ -130,14 +134,14 @@ def refine_rows(
         features: float32 of shape (rows, columns), finite, scaled (see `FeatureEncoder`).
         labels: Class label of each row (see `encode_labels`).
         count: Rows to keep; where it is below the number of classes, one of each is kept.
-        quotas: See `coverage_rows`. With a mapping the counts stay as given; else they are where
-            the search starts, and it may change them, with at least one row of each class.
-        power: See `class_quotas`.
+        quotas: "auto" lets the search share the rows among the classes, at least one to each; any
+            other rule of `class_quotas` stays as it is.
+        power: See `class_quotas`; another one than 0.75 is kept to, too.
         graph: See `coverage_rows`.
         neighbours: See `coverage_rows`.
         rounds: Rounds of the climb, at least 0. With none, and without `portfolio`, this is
             coverage with a guard: the random sample where that scores better.
-        portfolio: Try many starts; otherwise only coverage with `quotas`, and random.
+        portfolio: Try many starts; otherwise only coverage, and random.
         validation_rows: The most rows to score on, at least 1.
         seed: Key of all randomness.
         threads: Threads to score starts on; by default all that mbflow uses.
@@ -159,15 +163,11 @@ def refine_rows(
         4
     """
     encoded = encode_labels(labels)
-    matrix = np.ascontiguousarray(features, dtype=np.float32)
-    if matrix.ndim != 2 or len(matrix) != len(encoded.codes):
-        raise InvalidArgumentError(
-            f"features have shape {matrix.shape} and there are {len(encoded.codes)} labels; "
-            "expected a row for each label"
-        )
-    for name, value, least in (("rounds", rounds, 0), ("validation_rows", validation_rows, 1)):
-        if value < least:
-            raise InvalidArgumentError(f"{name} is {value}; expected at least {least}")
+    matrix = feature_matrix(features, len(encoded.codes))
+    check_whole("rounds", rounds, least=0)
+    check_whole("validation_rows", validation_rows, least=1)
+    if threads is not None:
+        check_whole("threads", threads, least=1)
     if graph is None:
         graph = coverage_graph(matrix, neighbours=neighbours, seed=seed)
     elif graph.rows != len(matrix):
@@ -176,6 +176,10 @@ def refine_rows(
             "features that the graph was built from"
         )
     wanted = kept_count(len(matrix), count=count)
+    if not isinstance(quotas, Mapping) and (quotas != "auto" or power != FREE_POWER):
+        shares = class_quotas(encoded, wanted, quotas=quotas, power=power)
+        quotas = dict(zip(encoded.classes, shares.tolist(), strict=True))
+        wanted = int(shares.sum())
     search = _Search(matrix, encoded, graph, seed, min(validation_rows, len(matrix)))
     workers = _native.num_threads() if threads is None else threads
     # Loaded, so that its thread pools are there to be held.
@@ -270,7 +274,7 @@ class _Search:
         fixed = isinstance(quotas, Mapping)
         sizes: Quotas = quotas if fixed else "proportional"
         yield "random", self._random(count, sizes)
-        first = "given" if fixed else str(quotas)
+        first = "given" if fixed else "power"
         rules: list[tuple[str, Quotas, float]] = [(first, quotas, power)]
         if portfolio:
             yield (

@@ -26,7 +26,8 @@ def resampled_t_test(differences: ArrayLike, *, test_fraction: float) -> float:
         test_fraction: Share of the rows in the test part, above 0 and below 1.
 
     Returns:
-        Two-sided p-value; 1 where all differences are 0, NaN for fewer than two.
+        Two-sided p-value; 1 where all differences are 0; NaN for fewer than two, and where all are
+        the same, since then nothing is known of how they spread.
 
     Raises:
         InvalidArgumentError: `test_fraction` is out of range.
@@ -49,9 +50,12 @@ def resampled_t_test(differences: ArrayLike, *, test_fraction: float) -> float:
     values = np.asarray(differences, dtype=np.float64)
     if len(values) < 2:
         return float("nan")
+    if not values.any():
+        return 1.0
+    # Equal differences of accuracies differ by rounding.
+    if np.ptp(values) <= 1e-9 * np.abs(values).max():
+        return float("nan")
     spread = values.var(ddof=1) * (1 / len(values) + test_fraction / (1 - test_fraction))
-    if spread == 0.0:
-        return 1.0 if values[0] == 0.0 else 0.0
     return float(2 * stats.t.sf(abs(values.mean()) / np.sqrt(spread), len(values) - 1))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mbflow import _native
+from mbflow.batches import check_whole
 from mbflow.errors import InvalidArgumentError
 from mbflow.select.labels import Labels, encode_labels
 
@@ -27,7 +28,10 @@ __all__ = [
     "stratified_split",
 ]
 
-Quotas = Literal["power", "equal", "proportional", "gain"] | Mapping[Any, int]
+# Sizes to a higher power leave what numbers can hold, and mean nothing that 10 does not.
+_MOST_POWER = 10.0
+
+Quotas = Literal["auto", "power", "equal", "proportional", "gain"] | Mapping[Any, int]
 _POWERS = {"equal": 0.0, "proportional": 1.0}
 
 # Streams of the keyed generator; each use of randomness has its own, so no two share draws.
@@ -92,7 +96,7 @@ def quotas(sizes: ArrayLike, count: int, *, power: float = 0.75) -> NDArray[np.i
         sizes: Rows of each class, shape (classes,); a class without rows gets none.
         count: Rows to keep in all. Where it is below the number of classes each class gets 1, so
             the sum is then larger than asked.
-        power: At least 0.
+        power: 0 to 10.
 
     Returns:
         int64 of shape (classes,); the sum is `max(count, classes with rows)`.
@@ -114,10 +118,18 @@ def quotas(sizes: ArrayLike, count: int, *, power: float = 0.75) -> NDArray[np.i
         raise InvalidArgumentError(
             f"count is {count}; expected 1 to {rows.sum()}, the sum of sizes"
         )
-    if not (power >= 0.0 and math.isfinite(power)):
-        raise InvalidArgumentError(f"power is {power}; expected a number of at least 0")
+    _check_power(power)
     used = rows > 0
     return _shared(np.where(used, rows, 1.0) ** power * used, rows, int(count))
+
+
+def _check_power(power: Any) -> None:
+    number = isinstance(power, numbers.Real) and not isinstance(power, bool)
+    if not number or not 0.0 <= power <= _MOST_POWER:
+        raise InvalidArgumentError(
+            f"power is {power!r}; expected a number from 0 (equal) over 1 (proportional) to "
+            f"{_MOST_POWER:g}"
+        )
 
 
 def _shared(weights: NDArray[np.float64], rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -207,9 +219,9 @@ def class_quotas(
         labels: Class label of each row (see `encode_labels`).
         count: Rows to keep in all. Where it is below the number of classes each class gets 1.
         quotas: "power" (in proportion to class size to the power `power`), "equal", "proportional",
-            or the rows of each class by its name, which add up to `count`. ("gain" is no share:
-            `coverage_rows` finds it by picking.)
-        power: For "power", at least 0.
+            or the rows of each class by its name, which add up to `count`; "auto" is "power".
+            ("gain" is no share: `coverage_rows` finds it by picking.)
+        power: For "power", 0 to 10.
 
     Returns:
         int64 of shape (classes,), in the order of `encode_labels`, each at least 1 and at most the
@@ -258,16 +270,17 @@ def quotas_by_rule(
         >>> quotas_by_rule(["a", "b"], np.array([90, 10]), 20, quotas="equal")
         array([10, 10])
     """
+    check_whole("count", count, least=1)
     if isinstance(quotas, Mapping):
         return _given_quotas(classes, sizes, count, quotas)
-    if quotas == "power":
+    if quotas in ("power", "auto"):
         return _shares(sizes, count, power=power)
-    if quotas in _POWERS:
+    if isinstance(quotas, str) and quotas in _POWERS:
         return _shares(sizes, count, power=_POWERS[quotas])
     hint = " ('gain' applies to coverage only)" if quotas == "gain" else ""
     raise InvalidArgumentError(
-        f"quotas is {quotas!r}; expected 'power', 'equal', 'proportional' or the rows of each "
-        f"class{hint}"
+        f"quotas is {quotas!r}; expected 'auto', 'power', 'equal', 'proportional', 'gain' or the "
+        f"rows of each class{hint}"
     )
 
 
@@ -275,6 +288,13 @@ def _given_quotas(
     classes: Sequence[str], sizes: NDArray[np.int64], count: int | None, given: Mapping[Any, int]
 ) -> NDArray[np.int64]:
     by_name = {str(name): rows for name, rows in given.items()}
+    if len(by_name) < len(given):
+        raise InvalidArgumentError(
+            f"quotas names a class twice: {', '.join(map(repr, given))}; class names are text"
+        )
+    if set(classes) <= {"True", "False"}:
+        # As YAML and JSON write them.
+        by_name = {name.capitalize(): rows for name, rows in by_name.items()}
     unknown = [name for name in by_name if name not in classes]
     if unknown:
         raise InvalidArgumentError(

@@ -31,6 +31,8 @@ __all__ = ["EvaluateParameters", "evaluate"]
 
 
 _STREAM_SAMPLE = 0x5E1_00033
+# Below this, a difference is said to be more than chance.
+_CLEAR = 0.05
 _PEERS = Literal[
     "EditedNearestNeighbours",
     "CondensedNearestNeighbour",
@@ -252,17 +254,18 @@ def _slopes(
 
 
 def _verdict(context: Context, row: dict[str, Any], seeds: int, several: bool) -> None:  # noqa: FBT001
-    error = row["standard_error"]
+    error, p = row["standard_error"], row["p_holm"]
     if error is None:
         return
     gap = row["difference"]
-    verdict = "no clear difference from"
-    if abs(gap) > 2 * error:
+    verdict = "not clearly different from"
+    if p is not None and p < _CLEAR:
         verdict = "better than" if gap > 0 else "worse than"
+    tested = "all splits differ alike" if p is None or math.isnan(p) else f"p {p:.2g} by Holm"
     at = f" at {_percent(row['fraction'])}" if several else ""
     context.note(
         f"the selected rows are {verdict} a stratified random sample of the same size{at}: "
-        f"{gap:+.4f} ± {error:.4f} (standard error over {_splits(seeds)})"
+        f"{gap:+.4f} ± {error:.4f} (standard error over {_splits(seeds)}; {tested})"
     )
 
 

@@ -108,10 +108,10 @@ class GraphParameters(EncodingParameters):
         "euclidean", description="What near means."
     )
     batch_rows: int | None = Field(
-        None, ge=2, le=2**31 - 1, description="Rows of a stratified batch (mini_batch)."
+        None, ge=2, le=16_384, description="Rows of a stratified batch (mini_batch)."
     )
     overlap: float | None = Field(
-        None, ge=0, lt=1, description="Share of rows that batches have in common (mini_batch)."
+        None, ge=0, le=0.95, description="Share of rows that batches have in common (mini_batch)."
     )
     percentile: float | None = Field(
         None,

@@ -50,12 +50,12 @@ class KeepParameters(EncodingParameters):
         description="How rows are chosen; `auto` takes the scores where they come in, else refine "
         "where there are few rows and coverage where there are many.",
     )
-    quotas: Literal["power", "equal", "proportional", "gain"] | dict[str, int] = Field(
-        "power",
+    quotas: Literal["auto", "power", "equal", "proportional", "gain"] | dict[str, int] = Field(
+        "auto",
         description="How the rows to keep are shared among classes: by a power of the class size, "
         "equally, in proportion, by the gain in coverage, or as given by class, which without "
-        "`fraction` and `count` also says how many in all; `refine` only starts from such a rule, "
-        "and keeps to what is given by class.",
+        "`fraction` and `count` also says how many in all; `auto` is `power`, but lets the search "
+        "of `refine` share them as it finds best.",
     )
     power: float = Field(
         0.75,
@@ -291,6 +291,7 @@ def _from_strata(
         plan.content["columns"],
     )
     context.meta["method"] = ", ".join(sorted(methods))
+    context.meta["strata"] = len(tasks)
     classes = tuple(plan.content["classes"])
     _scatter(context, *strata.read_points(folders), classes)
     return strata.read_why(folders), classes
@@ -309,7 +310,7 @@ def _scatter(
         xlabel=f"first principal axis; both show {points['share']:.0%} of the variance",
         ylabel="second principal axis",
         series=points["series"],
-        group_names=list(classes)[:12],
+        group_names=list(classes),
     )
 
 

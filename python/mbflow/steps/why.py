@@ -36,8 +36,9 @@ def look_up(run: Path, row: int, *, step: str | None = None) -> dict[str, Any]:
 
     Returns:
         `row`, `class`, `kept`, `score`, `representative`, `distance`, `stands_for`,
-        `nearest_other`, `other_distance` as the step wrote them, `other_class`, `step` and
-        `method`.
+        `nearest_other`, `other_distance` as the step wrote them, `other_class`, `step`, `method`
+        and `strata`: into how many strata the rows were routed, each selected from on its own, so
+        that a row was compared with the kept rows of its stratum.
 
     Raises:
         DataError: There is no such run, step or row, or it did not pass `where`.
@@ -65,6 +66,7 @@ def look_up(run: Path, row: int, *, step: str | None = None) -> dict[str, Any]:
         "other_class": None if other_row is None else other_row["class"],
         "step": dataset.folder.name,
         "method": dataset.meta.get("method"),
+        "strata": dataset.meta.get("strata", 1),
     }
 
 
@@ -77,6 +79,11 @@ def _selected(folder: RunFolder, step: str | None) -> Dataset:
     }
     having = [name for name, one in there.items() if TABLE in one.manifest.get("beside", {})]
     if step is not None:
+        if step not in there:
+            raise DataError(
+                f"{folder.path}: there is no step `{step}` that was run; there are "
+                f"{', '.join(there) or 'none'}"
+            )
         if step not in having:
             raise DataError(
                 f"{folder.path}: the step `{step}` has no explanations; those that have: "
@@ -115,6 +122,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
     """
     method = f" by {found['method']}" if found.get("method") else ""
     state = "kept" if found["kept"] else "dropped"
+    among = " in its stratum" if found.get("strata", 1) > 1 else ""
     lines = [f"Row {found['row']} (class {found['class']}) was {state}{method}."]
     if not found["kept"]:
         if found["representative"] is None:
@@ -129,7 +137,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
     lines.append(f"It stands for {rows}; its score is {found['score']:.4g}.")
     if found["nearest_other"] is not None:
         lines.append(
-            f"The nearest kept row of another class is row {found['nearest_other']} (class "
+            f"The nearest kept row of another class{among} is row {found['nearest_other']} (class "
             f"{found['other_class']}), at distance {found['other_distance']:.4g}."
         )
     return lines
