@@ -145,7 +145,7 @@ def select_instances(
     - "medoids": the rows nearest to k-means centres of each class (`medoid_rows`);
     - "random": a stratified random sample;
     - "attention": the rows that a graph attention network looks at most (`attention_scores`), the
-      method of the paper, which is often no better than a random sample;
+      method of the paper, which on average is below a random sample;
     - "attention_coverage": coverage with rows weighed by what attention says of them;
     - "auto": "refine" where the table is small enough for it to take seconds, else the better of
       coverage and a stratified random sample, by classifiers tested on rows that neither keeps.
