@@ -164,7 +164,7 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path, make, options, message: 
     ("second", "message"),
     [
         ({"x": [1]}, "b.parquet: has no column `y`"),
-        ({"x": [1], "y": [2], "z": [3]}, "b.parquet: has a column `z` more"),
+        ({"x": [1], "y": [2], "z": [3]}, "b.parquet: has a column `z`, unlike"),
         ({"x": ["text"], "y": [2]}, "b.parquet: the column `x` is string, and int64 in"),
     ],
 )

@@ -13,13 +13,11 @@ use crate::error::invalid_argument;
 /// A seed as Python gives it: a whole number of 64 bits, and no truth value.
 pub(crate) fn seed(value: &Bound<'_, PyAny>) -> PyResult<u64> {
     let number = if value.is_instance_of::<PyBool>() { None } else { value.extract::<u64>().ok() };
-    match number {
-        Some(number) => Ok(number),
-        None => {
-            let message = format!("seed is {}; expected a whole number from 0 to 2^64 - 1", value.repr()?);
-            Err(invalid_argument(message))
-        }
-    }
+    let Some(number) = number else {
+        let message = format!("seed is {}; expected a whole number from 0 to 2^64 - 1", value.repr()?);
+        return Err(invalid_argument(message));
+    };
+    Ok(number)
 }
 
 /// Draw 64 uniform bits at each of `count` indices.

@@ -423,8 +423,8 @@ def _unified(files: Sequence[SourceFile], schemas: Sequence[pa.Schema]) -> pa.Sc
             surplus = [name for name in schema.names if name not in result.names]
             if missing or surplus:
                 what = [f"has no column `{name}`" for name in missing[:3]]
-                what += [f"has a column `{name}` more" for name in surplus[:3]]
-                raise DataError(f"{file.path}: {', '.join(what)} than {files[0].path}")
+                what += [f"has a column `{name}`" for name in surplus[:3]]
+                raise DataError(f"{file.path}: {', '.join(what)}, unlike {files[0].path}")
             schema = pa.schema([schema.field(name) for name in result.names])
         if schema.equals(result):
             continue

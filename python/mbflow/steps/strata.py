@@ -359,6 +359,7 @@ def located(source: Source, error: DataError, offset: int) -> DataError:
     path, row = source.locate(position)
     # The text counts in the batch; what it says of the source must count there.
     text = re.sub(rf"\brow {error.row}\b", f"row {position}", str(error))
+    text = re.sub(r"\bin (\d+) of \d+ rows", r"in at least \1 rows", text)
     return DataError(f"{path}: {text} (row {row} of this file, counted from 0)")
 
 
