@@ -10,6 +10,7 @@ import numpy as np
 
 from mbflow import _native
 from mbflow.errors import DataError, InvalidArgumentError, require
+from mbflow.select.columns import feature_matrix
 from mbflow.select.labels import Labels, encode_labels
 from mbflow.select.strata import stratified_split
 from mbflow.training import ordered_tasks, single_threaded
@@ -189,6 +190,8 @@ def attention_scores(
     _check_choice("heads_by", heads_by, _AGGREGATIONS)
     _check_choice("layers_by", layers_by, ("last", *_AGGREGATIONS))
     _check_choice("device", device, ("auto", "cpu", "cuda"))
+    if threads is not None:
+        _check_counts(threads=threads)
     for name, share in (
         ("feature_dropout", feature_dropout),
         ("attention_dropout", attention_dropout),
@@ -305,7 +308,14 @@ def _check_counts(**counts: Any) -> None:
 def _checked_labels(features: NDArray[np.float32], labels: Any, graph: Graph) -> Labels:
     if getattr(features, "ndim", 0) != 2:
         raise InvalidArgumentError("features must be an array of two dimensions (rows, columns)")
+    if not hasattr(graph, "neighbours"):
+        raise InvalidArgumentError(
+            f"the graph is of type {type(graph).__name__}; expected what neighbour_graph returns"
+        )
     encoded = encode_labels(labels)
+    if not isinstance(features, np.memmap):
+        # What is mapped may be larger than memory, and was checked when it was written.
+        features = feature_matrix(features, len(encoded.codes))
     if not len(features) == len(encoded.codes) == graph.rows:
         raise InvalidArgumentError(
             f"lengths differ: {len(features)} rows of features, {len(encoded.codes)} labels and a "

@@ -305,7 +305,7 @@ class Chooser:
             quotas=quotas,
             power=power,
             graph=graph,
-            rounds=int(self._settings.get("rounds", 40)) if search else 0,
+            rounds=self._settings.get("rounds", 40) if search else 0,
             portfolio=search,
             seed=self._seed,
             threads=self._threads,

@@ -209,7 +209,10 @@ class InstanceSelector(OneToOneFeatureMixin, BaseEstimator):  # type: ignore[mis
             _refuse_missing(array.ravel())
         if array.dtype.kind in "mM":
             _refuse_missing(array.ravel().astype(object))
-        kind = type_of_target(array, input_name="y")
+        try:
+            kind = type_of_target(array, input_name="y")
+        except TypeError as error:
+            raise InvalidArgumentError(f"y mixes values that do not compare: {error}") from error
         if kind == "multilabel-indicator" and (np.asarray(array.sum(axis=1)) == 1).all():
             array = np.asarray(array).argmax(axis=1)
         elif kind not in {"binary", "multiclass"}:
@@ -218,10 +221,7 @@ class InstanceSelector(OneToOneFeatureMixin, BaseEstimator):  # type: ignore[mis
                 "select rows for a numeric target; several targets are not supported)"
             )
         values = column_or_1d(array, warn=True)
-        try:
-            classes, codes = np.unique(values, return_inverse=True)
-        except TypeError as error:
-            raise InvalidArgumentError(f"y mixes values that do not compare: {error}") from error
+        classes, codes = np.unique(values, return_inverse=True)
         if len(classes) < 2:
             raise InvalidArgumentError(
                 f"y holds only one class, {classes.tolist()[0]!r}; expected at least two classes "

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbflow import _native
+from mbflow.batches import check_whole
 from mbflow.errors import InvalidArgumentError, require
 from mbflow.select.choose import METHODS, Chooser
 from mbflow.select.features import FeatureEncoder
@@ -119,7 +120,7 @@ def evaluate_selection(
     """
     import polars as pl
 
-    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    chosen = _seeds(seeds)
     if not chosen:
         raise InvalidArgumentError(f"seeds is {seeds!r}; expected at least one")
     _refuse_twice("seeds", chosen)
@@ -199,6 +200,8 @@ def evaluate_split(
     """
     settings = _checked(recipe or {}, classifiers, max_train_rows, compare, fractions)
     require("sklearn", extra="train", purpose="the evaluation of a selection")
+    if threads is not None:
+        check_whole("threads", threads, least=1)
     workers = _native.num_threads() if threads is None else threads
     frame, encoded = split_label(table, labels, quantiles=settings.get("quantiles"))
     train, test = stratified_split(encoded, test_fraction=test_fraction, seed=seed)
@@ -371,6 +374,7 @@ def _checked(
     compare: Sequence[str] | Mapping[str, str | Rival],
     fractions: Sequence[float] | None,
 ) -> dict[str, Any]:
+    _check_kinds(recipe, max_train_rows, fractions)
     for name in recipe:
         if name not in SETTINGS and name not in {"seed", "threads", "on_progress"}:
             raise InvalidArgumentError(
@@ -409,10 +413,6 @@ def _checked(
                 f"there is no classifier {name!r}; expected one of "
                 f"{', '.join(map(repr, CLASSIFIERS))}"
             )
-    if max_train_rows is not None and max_train_rows < 1:
-        raise InvalidArgumentError(
-            f"max_train_rows is {max_train_rows}; expected at least 1 or None"
-        )
     return dict(recipe)
 
 
@@ -424,6 +424,25 @@ def _named(
     if pairs.get("random") == "random":
         del pairs["random"]
     return pairs.items()
+
+
+def _check_kinds(recipe: Any, max_train_rows: Any, fractions: Any) -> None:
+    if not isinstance(recipe, Mapping):
+        raise InvalidArgumentError(f"recipe is {recipe!r}; expected a mapping of settings")
+    if max_train_rows is not None:
+        check_whole("max_train_rows", max_train_rows, least=1)
+    if fractions is not None and (isinstance(fractions, str) or not hasattr(fractions, "__len__")):
+        raise InvalidArgumentError(f"fractions is {fractions!r}; expected a list of numbers")
+
+
+def _seeds(seeds: Any) -> tuple[Any, ...]:
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        return tuple(range(seeds))
+    if isinstance(seeds, str) or not hasattr(seeds, "__len__"):
+        raise InvalidArgumentError(
+            f"seeds is {seeds!r}; expected a number of splits or a list of seeds"
+        )
+    return tuple(seeds)
 
 
 def _refuse_twice(name: str, values: Sequence[Any]) -> None:

@@ -324,8 +324,8 @@ class FeatureEncoder:
         """
         if state.get("format") != 1 or not {"scale", "outputs", "notes"} <= state.keys():
             raise DataError(
-                f"the encoder state is of format {state.get('format')!r}; expected 1, as "
-                "written by FeatureEncoder.to_dict"
+                f"the encoder state is of format {state.get('format')!r}; expected 1, with the "
+                "keys scale, outputs and notes, as written by FeatureEncoder.to_dict"
             )
         encoder = cls(
             scale=state["scale"], max_categories=state["max_categories"], columns=state["columns"]

@@ -143,7 +143,7 @@ def neighbour_graph(
         (array([1, 0, 0], dtype=int32), array([0., 0., 1.], dtype=float32))
     """
     given = {name: value for name, value in locals().items() if name in _DEFAULTS}
-    if kind not in KIND_OPTIONS:
+    if not isinstance(kind, str) or kind not in KIND_OPTIONS:
         raise InvalidArgumentError(f"kind is {kind!r}; expected one of {', '.join(KIND_OPTIONS)}")
     for name, value in given.items():
         default = _DEFAULTS[name]

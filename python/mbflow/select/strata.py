@@ -78,7 +78,8 @@ def kept_count(
         return sum(int(number) for number in given if isinstance(number, numbers.Integral))
     if fraction is None:
         raise InvalidArgumentError("neither fraction nor count is given; give one of them")
-    if not isinstance(fraction, numbers.Real) or not 0.0 < float(fraction) <= 1.0:
+    number = isinstance(fraction, numbers.Real) and not isinstance(fraction, bool)
+    if not number or not 0.0 < float(fraction) <= 1.0:
         raise InvalidArgumentError(
             f"fraction is {fraction}; expected a number above 0 and at most 1, such as 0.04"
         )
@@ -111,9 +112,10 @@ def quotas(sizes: ArrayLike, count: int, *, power: float = 0.75) -> NDArray[np.i
         >>> quotas([900, 90, 10], 100, power=0.0)
         array([45, 45, 10])
     """
-    rows = np.asarray(sizes, dtype=np.int64)
-    if rows.ndim != 1 or (rows < 0).any():
-        raise InvalidArgumentError("sizes must be one dimension of counts, none negative")
+    given = np.asarray(sizes)
+    if given.ndim != 1 or given.dtype.kind not in "iu" or (given < 0).any():
+        raise InvalidArgumentError("sizes must be one dimension of whole numbers, none negative")
+    rows = given.astype(np.int64)
     if not 1 <= count <= rows.sum():
         raise InvalidArgumentError(
             f"count is {count}; expected 1 to {rows.sum()}, the sum of sizes"
