@@ -62,7 +62,7 @@ def test_points_have_the_colour_of_their_group_and_kept_ones_lie_on_top() -> Non
     assert colours(svg) == {"--series-1", "--series-2"}
     plain = {"series": [{"x": [0.0], "y": [1.0]}]}
     assert colours(scatter(plain, salt="c")) == {"--series-1"}
-    assert svg.index("opacity: 0.35") < svg.rindex("var(--series-1)")
+    assert svg.index("opacity: 0.45") < svg.rindex("var(--series-1)")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mbflow import report
 from mbflow.chart import bars, series_names
 from mbflow.errors import DataError, ResourceError
 from mbflow.flow.manifest import write_sealed
@@ -332,3 +333,17 @@ def test_text_with_dollars_and_letters_of_any_script_is_kept() -> None:
 def test_series_without_a_name_get_one() -> None:
     assert series_names({"series": [{"name": "a"}, {}]}) == ["a", "series 2"]
     assert series_names({}) == []
+
+
+def test_a_legend_of_many_groups_names_what_shares_a_colour() -> None:
+    chart = {"kind": "scatter", "group_names": [f"class {number}" for number in range(26)]}
+    legend = report._legend(chart)
+    assert legend[0] == "class 0, class 6, class 12 and 2 more"
+    assert legend[2] == "class 2, class 8, class 14, class 20"
+    assert len(legend) == 6
+    assert report._legend(chart | {"group_names": ["a", "b"]}) == ["a", "b"]
+
+
+def test_text_between_backticks_is_code_and_nothing_else_is() -> None:
+    assert report._prose("`<keep>` & more") == "<code>&lt;keep&gt;</code> &amp; more"
+    assert "&lt;code" not in report._prose("the step `keep` runs again")
