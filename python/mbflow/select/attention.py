@@ -313,14 +313,14 @@ def _checked_labels(features: NDArray[np.float32], labels: Any, graph: Graph) ->
             f"the graph is of type {type(graph).__name__}; expected what neighbour_graph returns"
         )
     encoded = encode_labels(labels)
-    if not isinstance(features, np.memmap):
-        # What is mapped may be larger than memory, and was checked when it was written.
-        features = feature_matrix(features, len(encoded.codes))
     if not len(features) == len(encoded.codes) == graph.rows:
         raise InvalidArgumentError(
             f"lengths differ: {len(features)} rows of features, {len(encoded.codes)} labels and a "
             f"graph of {graph.rows} rows; expected one label and one node for each row"
         )
+    if not isinstance(features, np.memmap):
+        # What is mapped may be larger than memory, and was checked when it was written.
+        feature_matrix(features, len(encoded.codes))
     if len(encoded.classes) < 2:
         raise DataError(
             f"all {len(encoded.codes)} labels are {encoded.classes[0]!r}; attention learns to tell "
