@@ -16,7 +16,7 @@ and the first bad row.
 
 Seeds are 0 to 2^64 - 1, and all randomness of a function follows from its `seed`. Streams are 0 to
 2^32 - 1; those below 65536 are taken by mbflow itself. Row and class numbers are int64. A negative
-or too large seed, stream, index or count is an `OverflowError`.
+or too large stream, index or count is an `OverflowError`.
 """
 
 from collections.abc import Sequence

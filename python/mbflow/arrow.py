@@ -220,7 +220,7 @@ def to_series(values: Any, *, name: str = "values") -> pl.Series:
             pyarrow = pyarrow or _comes_from(values, "pyarrow", "ChunkedArray")
             if pyarrow and _is_unreadable(cast("Any", values).type):
                 kind = cast("Any", values).type
-                raise DataError(f"{name} are of type {kind}, which cannot be read; convert them")
+                raise DataError(f"{name}: of type {kind}, which cannot be read; convert the values")
             return pl.Series(values).alias(name)
     except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, InvalidArgumentError | DataError):

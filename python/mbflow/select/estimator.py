@@ -243,15 +243,10 @@ class InstanceSelector(OneToOneFeatureMixin, BaseEstimator):  # type: ignore[mis
                 f"settings holds {twice[0]!r}; give it as `{parameter.get(twice[0], twice[0])}`"
             )
         strategy = self.sampling_strategy
-        if not isinstance(strategy, str) and not hasattr(strategy, "items"):
+        if not hasattr(strategy, "items") and strategy not in _RULES:
             raise InvalidArgumentError(
                 f"sampling_strategy is {strategy!r}; expected {_STRATEGIES} or the rows to keep of "
                 "each class in a mapping (how many in all is `fraction` or `count`)"
-            )
-        if isinstance(strategy, str) and strategy not in _RULES:
-            raise InvalidArgumentError(
-                f"sampling_strategy is {strategy!r}; expected {_STRATEGIES} or the rows to keep of "
-                "each class in a mapping"
             )
         if not isinstance(strategy, str):
             unknown = [name for name in strategy if name not in names]

@@ -446,13 +446,14 @@ def _names(columns: Any) -> list[str]:
     """Names of columns, each once."""
     if isinstance(columns, str) or not isinstance(columns, Iterable):
         raise InvalidArgumentError(f"columns is {columns!r}; expected a list of names")
-    names = list(columns)
-    for place, name in enumerate(names):
+    names: dict[str, None] = {}
+    for name in columns:
         if not isinstance(name, str):
             raise InvalidArgumentError(f"columns holds {name!r}; expected names")
-        if name in names[:place]:
+        if name in names:
             raise InvalidArgumentError(f"columns names {name!r} twice; leave one out")
-    return names
+        names[name] = None
+    return list(names)
 
 
 def _medians(values: NDArray[np.float64], missing: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
