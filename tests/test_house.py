@@ -28,10 +28,14 @@ SOURCES = {".rs", ".py", ".pyi", ".cu"}
 TEXTS = SOURCES | {".toml", ".md", ".yaml", ".yml", ".json", ".j2", ".txt", ""}
 LONGEST = 600
 LEFT_OUT = {"target", "dist", "runs", "node_modules"}
+STUBS = {
+    f"mbflow._native.{path.stem}".removesuffix(".__init__"): path
+    for path in sorted((ROOT / "python/mbflow/_native").glob("*.pyi"))
+}
 MODULES = sorted(
-    found.name
-    for found in pkgutil.walk_packages(mbflow.__path__, "mbflow.")
-    if found.name != "mbflow.__main__"
+    {found.name for found in pkgutil.walk_packages(mbflow.__path__, "mbflow.")}
+    - {"mbflow.__main__"}
+    | set(STUBS)
 )
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -117,17 +121,18 @@ def test_import_contracts_hold() -> None:
 
 
 @cache
-def _stub() -> dict[str, str]:
+def _stub(module: str) -> dict[str, str]:
     """The docstrings of the native functions: their reference manual is the stub."""
-    tree = ast.parse((ROOT / "python/mbflow/_native.pyi").read_text(encoding="utf-8"))
+    tree = ast.parse(STUBS[module].read_text(encoding="utf-8"))
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
     docs = {node.name: ast.get_docstring(node) or "" for node in functions}
     return {"": ast.get_docstring(tree) or "", **docs}
 
 
 def _doc(value: object) -> str:
-    if getattr(value, "__module__", None) == "mbflow._native":
-        return _stub().get(str(getattr(value, "__name__", "")), "")
+    module = str(getattr(value, "__module__", ""))
+    if module in STUBS:
+        return _stub(module).get(str(getattr(value, "__name__", "")), "")
     return inspect.getdoc(value) or ""
 
 
@@ -151,7 +156,7 @@ def _has_example(text: str) -> bool:
 @pytest.mark.parametrize("name", ["mbflow", *MODULES])
 def test_every_public_name_is_documented_with_an_example(name: str) -> None:
     module = importlib.import_module(name)
-    text = _stub()[""] if name == "mbflow._native" else module.__doc__ or ""
+    text = _stub(name)[""] if name in STUBS else module.__doc__ or ""
     missing = [] if text.strip() else [f"{name}: a docstring"]
     for public, value in _public(module):
         if not _has_example(_doc(value)):
@@ -168,16 +173,23 @@ def test_every_public_name_is_documented_with_an_example(name: str) -> None:
 
 
 def test_the_guard_for_docs_looks_at_the_whole_package() -> None:
-    assert {"mbflow._native", "mbflow.errors", "mbflow.flow.plan", "mbflow.report"} <= set(MODULES)
+    assert {
+        "mbflow._native",
+        "mbflow._native.durations",
+        "mbflow.errors",
+        "mbflow.flow.plan",
+        "mbflow.report",
+    } <= set(MODULES)
     found = [name for module in MODULES for name, _ in _public(importlib.import_module(module))]
     assert len(found) > 60
     assert {"hash_graph", "DataError", "write_report", "select_instances"} <= set(found)
 
 
 def _examples(name: str) -> list[doctest.DocTest]:
-    if name == "mbflow._native":
+    if name in STUBS:
         parse = doctest.DocTestParser().get_doctest
-        tests = [parse(doc, {}, f"{name}.{one}", "_native.pyi", 0) for one, doc in _stub().items()]
+        docs = _stub(name).items()
+        tests = [parse(doc, {}, f"{name}.{one}", STUBS[name].name, 0) for one, doc in docs]
     else:
         tests = doctest.DocTestFinder().find(importlib.import_module(name))
     return [test for test in tests if test.examples]

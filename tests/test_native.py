@@ -155,11 +155,14 @@ def test_the_version_is_that_of_the_workspace():
     assert f'\nversion = "{mbflow.__version__}"\n' in manifest
 
 
-STUB = Path(mbflow.__file__).with_name("_native.pyi")
+STUBS = {
+    _native: Path(mbflow.__file__).with_name("_native") / "__init__.pyi",
+    _native.durations: Path(mbflow.__file__).with_name("_native") / "durations.pyi",
+}
 
 
-def stub_functions() -> list[ast.FunctionDef | ast.ClassDef]:
-    tree = ast.parse(STUB.read_text(encoding="utf-8"))
+def stub_functions(stub: Path) -> list[ast.FunctionDef | ast.ClassDef]:
+    tree = ast.parse(stub.read_text(encoding="utf-8"))
     hidden = {"type_check_only"}
     return [
         node
@@ -169,19 +172,29 @@ def stub_functions() -> list[ast.FunctionDef | ast.ClassDef]:
     ]
 
 
-def test_every_function_is_in_the_stub():
-    native = {name for name in dir(_native) if callable(getattr(_native, name))}
-    assert len(native) >= 14
-    assert {function.name for function in stub_functions()} == native
-    assert all(getattr(_native, name).__doc__ for name in native)
+def test_every_module_has_a_stub():
+    assert set(STUBS.values()) == set(STUBS[_native].parent.glob("*.pyi"))
 
 
-@pytest.mark.parametrize("function", stub_functions(), ids=lambda function: function.name)
-def test_every_function_has_an_example_that_runs(function):
+@pytest.mark.parametrize("module", STUBS, ids=lambda module: module.__name__)
+def test_every_function_is_in_the_stub(module):
+    native = {name for name in dir(module) if callable(getattr(module, name))}
+    assert len(native) >= 6
+    assert {function.name for function in stub_functions(STUBS[module])} == native
+    assert all(getattr(module, name).__doc__ for name in native)
+    assert all(getattr(module, name).__module__ == module.__name__ for name in native)
+
+
+@pytest.mark.parametrize(
+    ("stub", "function"),
+    [(stub, function) for stub in STUBS.values() for function in stub_functions(stub)],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_every_function_has_an_example_that_runs(stub, function):
     text = ast.get_docstring(function)
     assert text is not None
     example = doctest.DocTestParser().get_doctest(
-        text, {}, function.name, str(STUB), function.lineno
+        text, {}, function.name, str(stub), function.lineno
     )
     assert example.examples
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -42,6 +42,12 @@ pub mod stream {
     pub const STRATA_ROWS: u32 = 34;
     /// Bootstrap samples and columns of the trees of a forest.
     pub const FOREST: u32 = 40;
+    /// The order of the items of a bucket of lengths.
+    pub const BUCKETS: u32 = 48;
+    /// The order of items of equal length.
+    pub const TIES: u32 = 49;
+    /// Places of turns in rounds of several tracks.
+    pub const TURNS: u32 = 50;
     /// The first stream that callers may use for themselves.
     pub const USER: u32 = 1 << 16;
 }

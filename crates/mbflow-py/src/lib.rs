@@ -1,10 +1,11 @@
 //! The Python module `mbflow._native`: it translates, the core computes.
 //!
-//! Signatures and their documentation for users stand in `python/mbflow/_native.pyi`.
+//! Signatures and their documentation for users stand in `python/mbflow/_native/`, a stub for each module.
 
 mod arrow;
 mod checksum;
 mod coverage;
+mod durations;
 mod enter;
 mod error;
 mod forest;
@@ -19,12 +20,14 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _native {
     use pyo3::prelude::*;
-    use pyo3::types::PyDict;
+    use pyo3::types::{PyCFunction, PyDict, PyString};
 
     #[pymodule_export]
     use crate::checksum::{xxh3_128, xxh3_128_file};
     #[pymodule_export]
     use crate::coverage::{affinity, cover, representatives};
+    #[pymodule_export]
+    use crate::durations::durations;
     #[pymodule_export]
     use crate::enter::_panic;
     #[pymodule_export]
@@ -43,6 +46,25 @@ mod _native {
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name that Python gives to a module's version")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    /// Gives inner modules and their functions the names they are imported by, and lets `import` find them.
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let modules = module.py().import("sys")?.getattr("modules")?;
+        for inner in ["durations"] {
+            let name = format!("{}.{inner}", module.name()?);
+            let inner = module.getattr(inner)?.cast_into::<PyModule>()?;
+            inner.setattr("__name__", &name)?;
+            for public in inner.index()? {
+                let value = inner.getattr(public.cast_into::<PyString>()?)?;
+                if value.is_instance_of::<PyCFunction>() {
+                    value.setattr("__module__", &name)?;
+                }
+            }
+            modules.set_item(name, inner)?;
+        }
+        Ok(())
+    }
 
     /// Describe this build and what it runs on.
     #[pyfunction]

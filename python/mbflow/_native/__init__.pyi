@@ -27,6 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
+from mbflow._native import durations
+
 __version__: str
 __all__ = [
     "Deal",
@@ -35,6 +37,7 @@ __all__ = [
     "affinity",
     "build_info",
     "cover",
+    "durations",
     "forest_classes",
     "nearest_rows",
     "neighbour_graph",
