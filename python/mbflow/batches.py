@@ -15,12 +15,26 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from mbflow.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BatchSampler", "Last", "Plan", "Share", "Turn", "check_last", "check_whole"]
+__all__ = [
+    "BatchSampler",
+    "Last",
+    "Plan",
+    "Share",
+    "Shared",
+    "Start",
+    "Turn",
+    "check_fingerprint",
+    "check_last",
+    "check_state",
+    "check_whole",
+    "share_steps",
+    "share_whole",
+]
 
 Last = Literal["short", "drop", "fill"]
 """What becomes of rows and batches that do not fill a batch, or a step of all ranks.
@@ -92,12 +106,14 @@ class Share:
         check_whole("world_size", self.world_size, least=1)
         check_whole("start", self.start, least=0, most=self.batches)
         check_last(self.last)
+        for name in ("batches", "world_size", "start"):
+            # NumPy's narrow integers would overflow below.
+            object.__setattr__(self, name, int(getattr(self, name)))
 
     @property
     def steps(self) -> int:
         """Steps that each rank takes; 0 where nothing is left for a step of all ranks."""
-        left = self.batches - self.start
-        return left // self.world_size if self.last == "drop" else -(-left // self.world_size)
+        return int(share_steps(self.batches - self.start, self.world_size, self.last))
 
     def turn(self, step: int, rank: int) -> Turn:
         """What a rank takes at a step.
@@ -124,11 +140,10 @@ class Share:
             )
         check_whole("step", step, least=0, most=self.steps - 1)
         check_whole("rank", rank, least=0, most=self.world_size - 1)
+        step, rank = int(step), int(rank)
         first = self.start + step * self.world_size
-        whole = self.batches - first - self.world_size
-        if self.last != "short" or self.world_size == 1 or not self.uneven:
-            whole += 1
-        if whole > 0:
+        left = self.batches - self.start
+        if step < share_whole(left, self.world_size, self.last, uneven=self.uneven):
             return Turn(first + rank)
         if self.last == "short":
             return Turn(first, self.world_size, rank)
@@ -153,8 +168,81 @@ class Share:
             8
         """
         check_whole("steps", steps, least=0, most=self.steps)
-        done = self.start + int(steps) * self.world_size
-        return self.batches if steps == self.steps else min(done, self.batches)
+        if steps == self.steps:
+            # What does not fill a step is done with.
+            return self.batches
+        return self.start + int(steps) * self.world_size
+
+
+def share_steps(left: Any, world_size: int, last: Last) -> Any:
+    """Steps that each rank takes of lists of which so many batches are left.
+
+    Args:
+        left: Batches, an integer or an array of them.
+        world_size: Number of ranks.
+        last: What becomes of what does not fill a step, see `Last`.
+
+    Returns:
+        Steps, of the same shape.
+
+    Example:
+        >>> from mbflow.batches import share_steps
+        >>> share_steps(10, 4, "short"), share_steps(10, 4, "drop")
+        (3, 2)
+    """
+    return left // world_size if last == "drop" else -(-left // world_size)
+
+
+def share_whole(left: Any, world_size: int, last: Last, *, uneven: Any) -> Any:
+    """Steps at which each rank takes a batch of its own: all but the last one, or all.
+
+    Args:
+        left: Batches, an integer or an array of them.
+        world_size: Number of ranks.
+        last: What becomes of what does not fill a step, see `Last`.
+        uneven: Whether the last batch is shorter than the others, or an array of this.
+
+    Returns:
+        Steps, of the same shape.
+
+    Example:
+        >>> from mbflow.batches import share_whole
+        >>> share_whole(8, 4, "short", uneven=False), share_whole(8, 4, "short", uneven=True)
+        (2, 1)
+    """
+    if last == "short" and world_size > 1:
+        return (left - uneven) // world_size
+    return left // world_size
+
+
+Start = int | tuple[tuple[int, int], ...]
+"""What of an epoch is done: batches of its list, or for batches of like length, the steps that each
+number of ranks took."""
+
+
+class Shared(Protocol):
+    """How an epoch is shared among ranks: what `BatchSampler` needs of it.
+
+    Example:
+        >>> from mbflow.batches import Share
+        >>> Share(10, world_size=4).done(1)
+        4
+    """
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+
+    @property
+    def start(self) -> Any:
+        """What of the epoch is done already."""
+
+    @property
+    def steps(self) -> int:
+        """Steps that are left for each rank."""
+
+    def done(self, steps: int) -> Any:
+        """What is done after so many more steps."""
 
 
 @runtime_checkable
@@ -168,11 +256,11 @@ class Plan(Protocol):
         True
     """
 
-    def share(self, epoch: int = 0, *, world_size: int = 1, start: int = 0) -> Share:
+    def share(self, epoch: int = 0, *, world_size: int = 1, start: Any = 0) -> Shared:
         """How the batches of an epoch are shared among ranks."""
 
     def batch(
-        self, epoch: int, step: int, *, rank: int = 0, world_size: int = 1, start: int = 0
+        self, epoch: int, step: int, *, rank: int = 0, world_size: int = 1, start: Any = 0
     ) -> NDArray[np.int64]:
         """The rows that a rank takes at a step."""
 
@@ -186,6 +274,11 @@ class BatchSampler:
     A pass goes over one epoch and then moves on to the next, so that no epoch is seen twice by
     omission; `set_epoch` says otherwise. `rank` and `world_size` may be another run's when its
     state is loaded: the epoch goes on where it stopped. Torch itself is not needed.
+
+    In torchdata's `StatefulDataLoader` the state of the loader holds the sampler's, as of the batch
+    that training has, however many batches the workers are ahead. With `snapshot_every_n_steps`
+    above 1 it holds the last snapshot and replays the steps since, which is exact for the same
+    number of ranks only.
 
     Args:
         batches: The batches, such as `StratifiedBatches`.
@@ -217,8 +310,8 @@ class BatchSampler:
         check_whole("rank", rank, least=0, most=world_size - 1)
         if share.steps == 0:
             raise InvalidArgumentError(
-                f"an epoch has {share.batches} batches, too few for {world_size} ranks, and "
-                "last='drop' leaves them out; use fewer ranks, smaller batches or last='fill'"
+                f"the batches of an epoch are too few for {world_size} ranks, and what does not "
+                "fill a step is dropped; use fewer ranks, smaller batches, or do not drop"
             )
         self._batches = batches
         self._rank = int(rank)
@@ -242,35 +335,35 @@ class BatchSampler:
             3
         """
         check_whole("epoch", epoch, least=0, most=2**63 - 1)
-        self.epoch = int(epoch)
-        self._start = 0
-        self._steps_done = 0
+        self._go_on(int(epoch), 0)
 
-    def _share(self) -> Share:
-        return self._batches.share(self.epoch, world_size=self._world_size, start=self._start)
+    def _go_on(self, epoch: int, start: Any) -> None:
+        self.epoch = epoch
+        self._start: Any = start
+        self._pass: _Pass | None = None
 
     def __len__(self) -> int:
-        return self._share().steps
+        return self._batches.share(self.epoch, world_size=self._world_size, start=self._start).steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        share, epoch = self._share(), self.epoch
-        for step in range(share.steps):
-            rows = self._batches.batch(
-                epoch,
-                step,
-                rank=self._rank,
-                world_size=share.world_size,
-                start=share.start,
-            )
-            self._steps_done = step + 1
-            yield rows.tolist()
-        self.set_epoch(epoch + 1)
+        self._pass = self._begun()
+        return self._pass
+
+    def _begun(self) -> _Pass:
+        made = _Pass(self._batches, self._rank, self._world_size, self._ended)
+        return made.begin(self.epoch, self._start)
+
+    def _ended(self, ended: _Pass) -> None:
+        if self._pass is ended:
+            self.set_epoch(ended.epoch + 1)
+            # Training may be behind the workers of a loader, so its steps still count in this pass.
+            self._pass = ended
 
     def state_dict(self, *, steps: int | None = None) -> dict[str, Any]:
         """Where the run stands, as a few integers.
 
         Args:
-            steps: Steps of the epoch at hand that training has done, in this run. A loader with
+            steps: Steps that training has done of the pass that was begun last. A loader with
                 worker processes draws batches ahead of training, so it should be given then; by
                 default it is the batches that were drawn.
 
@@ -286,13 +379,10 @@ class BatchSampler:
             >>> state["epoch"], state["batches_done"]
             (0, 1)
         """
-        share = self._share()
-        done = share.done(self._steps_done if steps is None else steps)
-        return {
-            "epoch": self.epoch,
-            "batches_done": done,
-            "plan": self._batches.fingerprint(),
-        }
+        at = self._pass
+        if at is None or (steps is None and at.ended):
+            at = self._begun()
+        return {**at.state_dict(steps=steps), "plan": self._batches.fingerprint()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a state was taken, also with another rank and number of ranks.
@@ -311,29 +401,139 @@ class BatchSampler:
             >>> len(list(sampler)), sampler.epoch
             (1, 1)
         """
-        try:
-            epoch, done, plan = state["epoch"], state["batches_done"], dict(state["plan"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidArgumentError(
-                "the state is not one of a batch sampler; expected a mapping with epoch, "
-                "batches_done and plan"
-            ) from error
-        own = self._batches.fingerprint()
-        differing = [key for key in own if plan.get(key) != own[key]]
-        if differing:
-            raise InvalidArgumentError(
-                "the state is one of other batches: "
-                + ", ".join(f"{key} was {plan.get(key)!r} and is {own[key]!r}" for key in differing)
-            )
-        check_whole("epoch", epoch, least=0, most=2**63 - 1)
+        epoch, done = check_state(state, self._batches.fingerprint())
         # Refused here, a state leaves the sampler where it was.
         share = self._batches.share(epoch, world_size=self._world_size, start=done)
         if share.steps == 0:
             # What is left is too little for a step of all ranks, so the next epoch begins.
             self.set_epoch(epoch + 1)
         else:
-            self.set_epoch(epoch)
-            self._start = share.start
+            self._go_on(epoch, share.start)
+
+
+class _Pass:
+    """One pass of a sampler: an iterator that knows where it stands.
+
+    torchdata saves the state of a sampler and that of its iterator and loads them in this order. An
+    epoch whose last batch was drawn is done for the sampler, which begins the next one. To the
+    iterator it is an empty rest, so that a loop over epochs counts them as it did before.
+    """
+
+    def __init__(
+        self, batches: Plan, rank: int, world_size: int, then: Callable[[_Pass], None]
+    ) -> None:
+        self._batches = batches
+        self._rank = rank
+        self._world_size = world_size
+        self._then = then
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A share may hold what cannot be pickled; it follows from what is done of the epoch.
+        return self.__dict__ | {"_share": self._share.start}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        self._share = self._batches.share(
+            self.epoch, world_size=self._world_size, start=state["_share"]
+        )
+
+    def begin(self, epoch: int, start: Any) -> _Pass:
+        self.epoch = epoch
+        self._share = self._batches.share(epoch, world_size=self._world_size, start=start)
+        self._drawn = 0
+        self.ended = False
+        return self
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self
+
+    def __next__(self) -> list[int]:
+        if self._drawn == self._share.steps:
+            if not self.ended:
+                self.ended = True
+                self._then(self)
+            raise StopIteration
+        rows = self._batches.batch(
+            self.epoch,
+            self._drawn,
+            rank=self._rank,
+            world_size=self._world_size,
+            start=self._share.start,
+        )
+        self._drawn += 1
+        found: list[int] = rows.tolist()
+        return found
+
+    def state_dict(self, *, steps: int | None = None) -> dict[str, Any]:
+        done = self._share.done(self._drawn if steps is None else steps)
+        return {"epoch": self.epoch, "batches_done": done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.begin(*_where(state))
+
+
+def _where(state: Mapping[str, Any]) -> tuple[int, Any]:
+    try:
+        epoch, done = state["epoch"], state["batches_done"]
+    except (KeyError, TypeError) as error:
+        raise InvalidArgumentError(
+            "the state is not one of a batch sampler; expected a mapping with epoch, "
+            "batches_done and plan"
+        ) from error
+    check_whole("epoch", epoch, least=0, most=2**63 - 1)
+    return int(epoch), done
+
+
+def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[int, Any]:
+    """Refuse the state of other batches.
+
+    Args:
+        state: What `BatchSampler.state_dict` gave.
+        own: The fingerprint of the batches that are to go on.
+
+    Returns:
+        The epoch, and what of it is done.
+
+    Raises:
+        InvalidArgumentError: It is no state, or one of other batches; the message says what
+            differs.
+
+    Example:
+        >>> from mbflow.batches import check_state
+        >>> check_state({"epoch": 2, "batches_done": 7, "plan": {"seed": 1}}, {"seed": 1})
+        (2, 7)
+    """
+    epoch, done = _where(state)
+    plan = state.get("plan")
+    if not isinstance(plan, dict):
+        raise InvalidArgumentError(
+            "the state is not one of a batch sampler; expected a mapping with epoch, "
+            "batches_done and plan"
+        )
+    check_fingerprint(plan, own)
+    return epoch, done
+
+
+def check_fingerprint(was: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse the state of other batches.
+
+    Args:
+        was: The fingerprint that the state holds.
+        own: That of the batches at hand.
+
+    Raises:
+        InvalidArgumentError: They differ; the message says in what.
+
+    Example:
+        >>> from mbflow.batches import check_fingerprint
+        >>> check_fingerprint({"seed": 1, "rows": 9}, {"seed": 1, "rows": 9})
+    """
+    differing = [key for key in own if was.get(key) != own[key]]
+    if differing:
+        raise InvalidArgumentError(
+            "the state is one of other batches: "
+            + ", ".join(f"{key} was {was.get(key)!r} and is {own[key]!r}" for key in differing)
+        )
 
 
 def check_whole(name: str, value: Any, *, least: int, most: int | None = None) -> None:
