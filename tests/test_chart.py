@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from mbflow.chart import SERIES_COLOURS, draw, lines, scatter
+from mbflow.chart import SERIES_COLOURS, bars, draw, lines, scatter
 
 LINES = {
     "kind": "lines",
@@ -104,3 +104,21 @@ def test_names_cannot_break_out_of_the_drawing() -> None:
         svg = draw(chart, salt="c")
         ET.fromstring(svg)
         assert "<script" not in svg
+
+
+@pytest.mark.parametrize(
+    ("heights", "options", "labels"),
+    [
+        ([0.5, 0.25], {}, ["0.500", "0.250"]),
+        ([9.5, 24.31], {"decimals": 1}, ["9.5", "24.3"]),
+        ([9.5, 24.3149], {}, ["9.50", "24.31"]),
+        ([3, 1200], {"decimals": 0}, ["3", "1,200"]),
+        ([3.25, 1200.5], {}, ["3", "1,200"]),
+        ([1e9, 2.5], {}, ["1e+09", "2.5"]),
+    ],
+)
+def test_labels_of_a_chart_are_written_alike(heights, options, labels) -> None:
+    groups = [f"g{number}" for number in range(len(heights))]
+    chart = {"groups": groups, "series": [{"name": "x", "mean": heights}], **options}
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", bars(chart, salt="a"))
+    assert [text for text in texts if text in labels][-len(labels) :] == labels

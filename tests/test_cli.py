@@ -87,7 +87,9 @@ def test_run_again_verify_report_show(root: Path, tmp_path: Path, table: Path) -
 
     shown = json.loads(call("show", str(folder), "--json", cwd=root).stdout)
     assert shown["run"]["status"] == "done"
-    assert [t["title"] for t in shown["tables"]][1] == "Rows kept per class"
+    assert shown["tables"][1]["title"] == "Rows kept per class"
+    assert shown["tables"][1]["step"] == "keep"
+    assert "keep: Rows kept per class" in first.stdout
 
     part = folder / "steps" / "keep" / "part-00000.parquet"
     data = bytearray(part.read_bytes())
@@ -312,10 +314,24 @@ def test_an_interrupt_at_any_time_has_its_exit_code(root: Path, seconds: float) 
         assert "Traceback" not in errors
 
 
-def test_a_closed_pipe_is_no_error(root: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("schema | head -c 10", 0),
+        ("--help | head -c 10", 0),
+        ("plan pipelines/select.yaml --set run.out={tmp} | true", 0),
+        ("plan pipelines/select.yaml --set run.out={tmp} | head -3", 0),
+        ("run pipelines/smoke.yaml --set run.out={tmp} 2>&1 | head -2", 0),
+        ("run gone.yaml 2>&1 | true", 2),
+    ],
+)
+def test_a_closed_pipe_is_no_error(root: Path, tmp_path: Path, arguments: str, code: int) -> None:
     done = subprocess.run(
-        f"{sys.executable} -m mbflow schema | head -c 10; echo ${{PIPESTATUS[0]}}",
-        shell=True, capture_output=True, text=True, cwd=root, check=False, executable="/bin/bash",
+        ["/bin/bash", "-c", f"{sys.executable} -m mbflow {arguments.format(tmp=tmp_path)} > "
+         f"{tmp_path}/read; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True, text=True, cwd=root, check=False,
     )  # fmt: skip
-    assert "Traceback" not in done.stderr
-    assert "Error" not in done.stderr
+    assert done.returncode == code
+    assert done.stderr == ""
+    if arguments.startswith("run pipelines"):
+        assert read_sealed(tmp_path / "smoke" / "run.json")["status"] == "done"

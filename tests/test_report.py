@@ -82,10 +82,10 @@ def test_it_shows_what_ran_and_what_came_out(page: Page) -> None:
         assert expected in page.text, expected
 
 
-def test_results_with_charts_come_first(page: Page) -> None:
+def test_results_stand_in_the_order_of_the_steps(page: Page) -> None:
     start = page.texts.index("Results")
     check, keep = page.texts.index("check", start), page.texts.index("keep", start)
-    assert start < check < keep < page.texts.index("Steps")
+    assert start < keep < check < page.texts.index("Steps")
 
 
 def test_every_accuracy_is_in_the_table_with_four_decimals(page: Page) -> None:

@@ -24,7 +24,7 @@ from mbflow.flow import events
 from mbflow.flow.dataset import Dataset, DatasetWriter
 from mbflow.flow.folder import RunFolder, find, verify
 from mbflow.flow.manifest import read_sealed, seal, unseal
-from mbflow.flow.plan import fingerprints
+from mbflow.flow.plan import _changes, fingerprints
 from mbflow.flow.preview import preview
 from mbflow.flow.run import run
 from mbflow.flow.step import Catalogue, Step
@@ -51,6 +51,20 @@ def test_a_run_gives_the_right_rows_and_a_second_one_does_nothing(place: Path) -
     assert all(
         step["status"] == "kept" and step["seconds"] > 0 for step in record["steps"].values()
     )
+
+
+def test_reasons_name_only_what_differs() -> None:
+    old = {"a": 1, "budget": {"padded_seconds": 20.0, "items": None, "memory": None}}
+    new = {"a": 1, "budget": {"padded_seconds": 60.0, "items": None, "memory": {"most": 8}}}
+    assert _changes(old, new, "") == [
+        "budget.memory.most not set -> 8",
+        "budget.padded_seconds 20 -> 60",
+    ]
+    assert _changes(old, {**old, "budget": None, "edges": [1]}, "") == [
+        "budget.padded_seconds 20 -> not set",
+        "edges not set -> [1]",
+    ]
+    assert _changes({"buckets": {"n": 1}}, {"buckets": 3}, "") == ["buckets {'n': 1} -> 3"]
 
 
 def test_only_what_depends_on_a_change_runs_again(place: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbflow.errors import DataError, ResourceError
+from mbflow.flow.parts import parts as parts_of
 from mbflow.flow.source import Source
 
 
@@ -226,3 +227,52 @@ def test_a_damaged_file_is_an_error_or_whole_rows(
         assert "\n" not in str(error)
     else:
         table.validate(full=True)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("where", [None, "x % 3 = 0 OR x > 24"])
+def test_parts_hold_what_the_source_does(parts: Path, whole: bool, where: str | None) -> None:
+    source = Source.open("rows", str(parts), where=where)
+    found = parts_of(source, ["x"], whole=whole)
+    assert len(found) == (3 if whole else 9)
+    assert [part.first for part in found] == np.cumsum([0, *(p.rows for p in found)])[:-1].tolist()
+    read = [pair for part in found for pair in part.scan(["y", "x"])]
+    expected = source.table(["y", "x"])
+    assert pa.Table.from_batches([batch for _, batch in read]).equals(expected)
+    positions = np.concatenate([here for here, _ in read])
+    np.testing.assert_array_equal(positions, source.positions())
+    for part in found:
+        own = [row for _, batch in part.scan(["x"]) for row in batch["x"].to_pylist()]
+        few = [row for _, batch in part.scan(["x"], most=2) for row in batch["x"].to_pylist()]
+        assert few == own[:2]
+
+
+def test_wide_rows_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    write(
+        tmp_path / "a.parquet",
+        {"audio": [bytes([row]) * (2 << 20) for row in range(20)], "audios": [1] * 20},
+    )
+    (part,) = parts_of(Source.open("rows", str(tmp_path)), ["audio"])
+    assert part.size == pytest.approx(40 << 20, rel=0.01)
+    sizes = [batch.num_rows for _, batch in part.scan(["audio"])]
+    assert sum(sizes) == 20
+    assert max(sizes) <= 8
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 7))
+def test_a_damaged_part_is_an_error_or_whole_rows(
+    tmp_path_factory: pytest.TempPathFactory, at: int, bit: int
+) -> None:
+    path = tmp_path_factory.mktemp("damage") / "a.parquet"
+    write(path, {"x": list(range(500))}, write_page_checksum=True, row_group_size=200)
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] ^= 1 << bit
+    path.write_bytes(data)
+    try:
+        source = Source.open("rows", str(path))
+        rows = [row for p in parts_of(source, ["x"]) for _, b in p.scan(["x"]) for row in b["x"]]
+    except DataError as error:
+        assert str(path) in str(error)
+    else:
+        assert len(rows) == source.num_positions

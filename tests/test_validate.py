@@ -27,7 +27,10 @@ steps:
   check: {use: select.evaluate, from: [rows, keep]}
 run: {out: runs}
 """
-STEP_NAMES = "select.attention, select.evaluate, select.graph, select.hash_graph, select.keep"
+STEP_NAMES = (
+    "select.attention, select.evaluate, select.graph, select.hash_graph, select.keep, "
+    "speech.batches, speech.buckets, speech.durations, speech.pack"
+)
 NAME_RULE = "expected a name of lower-case letters, digits, - and _, starting with a letter, at most 64 long"
 GRAPH_KEYS = "bits, bucket_cap, family, max_categories, neighbours, probes, projections, refinements, scale, width"
 
@@ -468,6 +471,11 @@ def test_no_pipeline_at_all(text: str | bytes, expected: str) -> None:
         ),
         ("steps.graph.with.nx=1", f"unknown key `nx`; known: {GRAPH_KEYS}"),
         ("steps.check.from.5=keep", "`steps.check.from` is a list of 2; no item `5`"),
+        (
+            "steps.graph.with.bit.most=1",
+            f"unknown key `bit`; did you mean `bits`? known: {GRAPH_KEYS}",
+        ),
+        ("steps.graph.with.bits.most=1", "expected a whole number, found a map"),
         ("name.x=1", "`name` is not a map; nothing can be set in it"),
         ("name=", f"{NAME_RULE}, found ``"),
         (

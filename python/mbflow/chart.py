@@ -30,6 +30,7 @@ _VARIABLES = {"#fe0001": "--ink", "#fe0002": "--faint", "#fe0003": "--grid"} | {
 }
 _INK, _FAINT, _GRID = "#fe0001", "#fe0002", "#fe0003"
 _LABELLED_BARS = 18
+_LARGEST_PLAIN = 1e7
 _WIDTH, _HEIGHT = 8.6, 3.3
 
 
@@ -166,7 +167,8 @@ def bars(chart: Mapping[str, Any], *, salt: str) -> str:
 
     Args:
         chart: `groups` (names), `series` (each with `name`, `mean` and `sd`, one number a group;
-            None where there is none), `ylabel`.
+            None where there is none), `ylabel`, and `decimals` of the labels (default 3; fewer
+            where the largest is 100 or more).
         salt: Set before every id in the SVG, so that several charts fit in one page.
 
     Returns:
@@ -188,7 +190,8 @@ def bars(chart: Mapping[str, Any], *, salt: str) -> str:
     drawn = [number for row in heights for number in row if not math.isnan(number)]
     if not drawn:
         raise ValueError("the chart has no numbers; expected `groups` and `series` with `mean`")
-    return _draw(groups, heights, spreads, str(chart.get("ylabel") or ""), salt)
+    decimals = int(chart.get("decimals", 3))
+    return _draw(groups, heights, spreads, str(chart.get("ylabel") or ""), salt, decimals)
 
 
 def _numbers(values: object, length: int) -> list[float]:
@@ -208,11 +211,13 @@ def _draw(
     spreads: list[list[float]],
     ylabel: str,
     salt: str,
+    decimals: int,
 ) -> str:
     def paint(axes: Any) -> None:
         width = 0.8 / len(heights)
         labelled = len(groups) * len(heights) <= _LABELLED_BARS
         low, high = _limits(heights, spreads)
+        pattern = _pattern(heights, decimals)
         for index, (row, spread) in enumerate(zip(heights, spreads, strict=True)):
             places = [
                 group + (index - (len(heights) - 1) / 2) * width for group in range(len(groups))
@@ -220,7 +225,7 @@ def _draw(
             axes.bar(places, row, width=width * 0.86, color=_colour(index), linewidth=0)
             _whiskers(axes, places, row, spread)
             if labelled:
-                _labels(axes, places, row, spread, (high - low) * 0.018)
+                _labels(axes, places, row, spread, (high - low) * 0.018, pattern)
         axes.set_ylim(low, high)
         axes.set_xlim(-0.55, len(groups) - 0.45)
         axes.set_xticks(range(len(groups)), [_plain(_short(name, len(groups))) for name in groups])
@@ -297,8 +302,22 @@ def _whiskers(axes: Any, places: list[float], row: list[float], spread: list[flo
     )
 
 
+def _pattern(heights: list[list[float]], decimals: int) -> str:
+    """One format for the labels of all bars: about four digits of the largest."""
+    largest = max(abs(number) for row in heights for number in row if not math.isnan(number))
+    if largest >= _LARGEST_PLAIN:
+        return ",.4g"
+    digits = len(str(int(largest)))
+    return f",.{decimals if digits == 1 else min(decimals, max(0, 4 - digits))}f"
+
+
 def _labels(
-    axes: Any, places: list[float], row: list[float], spread: list[float], gap: float
+    axes: Any,
+    places: list[float],
+    row: list[float],
+    spread: list[float],
+    gap: float,
+    pattern: str,
 ) -> None:
     for place, height, sd in zip(places, row, spread, strict=True):
         if math.isnan(height):
@@ -308,7 +327,7 @@ def _labels(
         axes.text(
             place,
             height + (reach + gap) * (1 if up else -1),
-            f"{height:.3f}" if abs(height) < 10 else f"{height:,.4g}",
+            f"{height:{pattern}}",
             ha="center",
             va="bottom" if up else "top",
             color=_INK,

@@ -70,17 +70,32 @@ def _options(
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    _print(text, err=True)
+
+
+def _print(text: str, *, nl: bool = True, err: bool = False) -> None:
+    try:
+        typer.echo(text, nl=nl, err=err)
+    except BrokenPipeError:
+        # The reader has gone, as in `mbflow plan ... | head -1`: what is under way goes on.
+        _discard(2 if err else 1)
+
+
+def _discard(stream: int) -> None:
+    """Let what is still written to a stream go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    _print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
     from mbflow.progress import table
 
-    typer.echo(table(columns, rows, title=title))
+    _print(table(columns, rows, title=title))
 
 
 def _load(file: Path, assignments: list[str] | None) -> Any:
@@ -130,8 +145,8 @@ def run(
         )
         return
     _print_results([output.manifest for output in result.outputs.values()])
-    typer.echo(f"run folder  {result.folder}")
-    typer.echo(f"report      {report}")
+    _print(f"run folder  {result.folder}")
+    _print(f"report      {report}")
 
 
 def _print_results(manifests: Sequence[dict[str, Any]]) -> None:
@@ -139,12 +154,13 @@ def _print_results(manifests: Sequence[dict[str, Any]]) -> None:
     for manifest in manifests:
         for table in manifest["tables"]:
             if not table["title"].startswith("Columns "):
-                _print_table(table["columns"], table["rows"], table["title"])
-                typer.echo("")
+                title = f"{manifest['step']}: {table['title']}"
+                _print_table(table["columns"], table["rows"], title)
+                _print("")
     for manifest in manifests:
         for note in manifest["notes"]:
-            typer.echo(f"{manifest['step']}: {note}")
-    typer.echo("")
+            _print(f"{manifest['step']}: {note}")
+    _print("")
 
 
 @app.command(epilog="Example: mbflow plan pipelines/select.yaml")
@@ -154,41 +170,50 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show what a run would do: steps, reasons, rows, bytes and memory. Writes nothing."""
+    from mbflow.display import size
     from mbflow.flow.preview import preview
-    from mbflow.progress import table
 
-    pipeline = _load(file, assignments)
-    found = preview(pipeline)
+    found = preview(_load(file, assignments))
     if as_json:
         _print_json(found)
+        _end_as_the_run(found["steps"])
         return
-    from mbflow.display import size as size_text
-
-    typer.echo(
-        table(
-            ["source", "files", "rows", "on disk", "columns"],
-            [
-                [s["name"], s["files"], s["rows"], size_text(s["bytes"]), s["columns"]]
-                for s in found["sources"]
-            ],
-            title="Sources",
-        )
+    _print_table(
+        ["source", "files", "rows", "on disk", "columns"],
+        [
+            [s["name"], s["files"], s["rows"], size(s["bytes"]), s["columns"]]
+            for s in found["sources"]
+        ],
+        "Sources",
     )
-    typer.echo("")
-    typer.echo(
-        table(
-            ["step", "use", "from", "would", "because", "rows out", "memory"],
+    _print("")
+    _print_table(
+        ["step", "use", "from", "would", "because", "rows out", "memory"],
+        [
             [
-                [
-                    s["name"], s["use"], ", ".join(s["from"]), s["action"], s["reason"],
-                    s["rows"], size_text(s["memory"]),
-                ]
-                for s in found["steps"]
-            ],
-            title="Steps (rows out and memory are estimates for steps that would run)",
-        )
+                s["name"], s["use"], ", ".join(s["from"]), s["action"], s["reason"],
+                s["rows"], size(s["memory"]),
+            ]
+            for s in found["steps"]
+        ],
+        "Steps (rows out and memory are estimates for steps that would run)",
     )  # fmt: skip
-    typer.echo(f"\nrun folder  {found['folder']}")
+    for step in found["steps"]:
+        for one in step["tables"]:
+            _print("")
+            _print_table(one["columns"], one["rows"], f"{step['name']}: {one['title']}")
+    notes = [f"{step['name']}: {note}" for step in found["steps"] for note in step["notes"]]
+    _print("\n".join(["", *notes, *([""] if notes else []), f"run folder  {found['folder']}"]))
+    _end_as_the_run(found["steps"])
+
+
+def _end_as_the_run(steps: Sequence[dict[str, Any]]) -> None:
+    """Say which steps of a plan cannot be foreseen; the first is where the run would end."""
+    errors = [step["error"] for step in steps if step["error"] is not None]
+    for error in errors:
+        _say(error["text"])
+    if errors:
+        raise typer.Exit(errors[0]["exit_code"])
 
 
 @app.command(epilog="Example: mbflow validate pipelines/*.yaml")
@@ -204,7 +229,7 @@ def validate(
         except PipelineError as error:
             problems += error.problems
         else:
-            typer.echo(f"{file}: valid ({len(pipeline.steps)} steps)")
+            _print(f"{file}: valid ({len(pipeline.steps)} steps)")
     if problems:
         raise PipelineError(problems)
 
@@ -231,7 +256,7 @@ def verify(
         found = {"folder": str(folder.path), "files": looked, "problems": problems}
         _print_json({**found, "not_done": waiting})
     elif not problems:
-        typer.echo(f"{folder.path}: {looked} files checked, all sound")
+        _print(f"{folder.path}: {looked} files checked, all sound")
     if waiting:
         _say(
             f"the run is not complete: {', '.join(waiting)} not done; `mbflow run` goes on with it"
@@ -262,7 +287,7 @@ def why(
     if as_json:
         _print_json(found)
     else:
-        typer.echo("\n".join(sentences(found)))
+        _print("\n".join(sentences(found)))
 
 
 @app.command(epilog="Example: mbflow show pipelines/select.yaml --resolved")
@@ -285,7 +310,7 @@ def show(
         if as_json:
             _print_json(pipeline.resolved)
         else:
-            typer.echo(resolved_text(pipeline.resolved), nl=False)
+            _print(resolved_text(pipeline.resolved), nl=False)
         return
     columns, rows = outline(pipeline)
     if as_json:
@@ -311,11 +336,11 @@ def _show_run(target: Path, *, as_json: bool) -> None:
         if step["status"] in {"done", "kept"}
     ]
     if as_json:
-        tables = [table for manifest in manifests for table in manifest["tables"]]
+        tables = [{"step": m["step"], **table} for m in manifests for table in m["tables"]]
         _print_json({"run": run, "tables": tables})
         return
     _print_table(columns, rows, f"{run['name']}: {run['status']} ({folder.path})")
-    typer.echo("")
+    _print("")
     _print_results(manifests)
 
 
@@ -332,7 +357,7 @@ def steps(
     from mbflow.steps import CATALOGUE
 
     if markdown:
-        typer.echo(catalogue_markdown(CATALOGUE), nl=False)
+        _print(catalogue_markdown(CATALOGUE), nl=False)
         return
     if name is not None and name not in CATALOGUE:
         from mbflow.flow.document import nearest
@@ -351,7 +376,7 @@ def schema() -> None:
     from mbflow.flow.spec import schema_text
     from mbflow.steps import CATALOGUE
 
-    typer.echo(schema_text(CATALOGUE), nl=False)
+    _print(schema_text(CATALOGUE), nl=False)
 
 
 @app.command(epilog="Example: mbflow report runs/select")
@@ -369,19 +394,20 @@ def report(run: RunPath) -> None:
         path = write_report(folder.path)
         record["report"] = {"file": path.name, "xxh3_128": _native.xxh3_128_file(str(path))}
         folder.write_run(record)
-    typer.echo(str(path))
+    _print(str(path))
 
 
 @app.command(epilog="Example: mbflow bench select --part evidence --data sets/ --out results")
 def bench(
-    subject: Annotated[str, typer.Argument(help="What to measure: select or stratified.")],
+    subject: Annotated[str, typer.Argument(help="What to measure: select, stratified or batches.")],
     part: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Of select: graph (against FAISS), evidence (accuracy on many sets), resources "
-            "(time and memory against imbalanced-learn), scale (Parquet in and out)."
+            help="Of select: graph (against FAISS, the default), evidence (accuracy on many sets), "
+            "resources (time and memory against imbalanced-learn), scale (Parquet in and out). Of "
+            "batches: planner, padding, ranks, resume or scale (44 million items); default: all."
         ),
-    ] = "graph",
+    ] = None,
     repeats: Annotated[
         int, typer.Option(help="Interleaved repeats; medians are shown.", min=1)
     ] = 3,
@@ -397,7 +423,23 @@ def bench(
         bool, typer.Option("--peers", help="Evidence: imbalanced-learn's samplers, too; slow.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Evidence: folder for its tables and finished splits.")
+        Path | None,
+        typer.Option(
+            help="Folder. Evidence: for its tables and finished splits. Batches: for the result as "
+            "JSON, a page and drawings."
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Batches: less of everything; a minute or two.")
+    ] = False,
+    items: Annotated[
+        int | None, typer.Option(help="Batches: items of each corpus; default: 200,000.")
+    ] = None,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Batches: librispeech, wenet, ted or log_normal. Repeatable; default: all but ted."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -405,10 +447,22 @@ def bench(
     from mbflow.bench import harness
 
     environment = harness.environment()
+    if subject == "batches":
+        from mbflow.bench import batches
+
+        parts = batches.PARTS if part is None else [part]
+        found = batches.run(
+            parts=parts, corpora=corpus, items=items, quick=quick, repeats=repeats, on_progress=_say
+        )
+        _tables({"environment": environment, **found}, out, as_json=as_json)
+        return
+    part = part or "graph"
     if (subject, part) == ("select", "evidence"):
         _evidence(data, seeds, peers=peers, out=out, as_json=as_json)
         return
-    records = _benchmark(subject, part, repeats, large=large)
+    from mbflow.bench import subjects
+
+    records = subjects.run(subject, part, repeats=repeats, large=large, on_progress=_say)
     if as_json:
         _print_json({"environment": environment, "records": records})
         return
@@ -418,36 +472,22 @@ def bench(
     _say("  ".join(f"{key}: {value}" for key, value in environment.items()))
 
 
-def _benchmark(subject: str, part: str, repeats: int, *, large: bool) -> list[dict[str, Any]]:
-    if subject == "stratified":
-        from mbflow.bench import stratified
+def _tables(result: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
+    """The tables of `bench batches`."""
+    from mbflow.bench import batch_report, batches
 
-        return stratified.run(repeats=repeats, on_progress=_say)
-    if subject != "select":
-        raise PipelineError(f"no benchmark `{subject}`; known: select, stratified")
-    if part == "graph":
-        from mbflow.bench import select as bench_select
-
-        return bench_select.run(repeats=repeats, large=large, on_progress=_say)
-    if part == "resources":
-        from mbflow.bench import resources
-
-        sizes = (20_000, 100_000) if large else (20_000,)
-        return resources.run(sizes=sizes, on_progress=_say)
-    if part == "scale":
-        from mbflow.bench import scale
-
-        records = scale.run(on_progress=_say)
-        if large:
-            records += scale.run(
-                sizes=(10_000_000,),
-                cases=("coverage",),
-                threads=(1, 2),
-                memory=4 << 30,
-                on_progress=_say,
-            )
-        return records
-    raise PipelineError(f"no part `{part}`; known: graph, evidence, resources, scale")
+    if out is not None:
+        for path in batch_report.store(result, out):
+            _say(f"wrote {path}")
+    if as_json:
+        _print_json(result)
+        return
+    for name, records in result["tables"].items():
+        columns = list(records[0])
+        rows = [[record[key] for key in columns] for record in records]
+        _print_table(columns, rows, batches.TITLES[name])
+        _print("")
+    _say("  ".join(f"{key}: {value}" for key, value in result["environment"].items()))
 
 
 def _evidence(
@@ -475,7 +515,7 @@ def _evidence(
     if as_json:
         _print_json({title: table.to_dicts() for title, table in found.items()})
     else:
-        typer.echo(evidence.markdown(found))
+        _print(evidence.markdown(found))
 
 
 def _interrupt(*_: object) -> None:
@@ -530,10 +570,12 @@ def _guarded(arguments: list[str]) -> int:  # noqa: PLR0911  - one return for ea
     except USAGE_ERROR as error:
         error.show(sys.stderr)
         return PipelineError.exit_code
-    except BrokenPipeError:
-        # The reader of stdout has gone, as in `mbflow steps | head -1`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+    except SystemExit as error:
+        # Help is written by typer itself, which ends so when its reader has gone.
+        if isinstance(error.__context__, BrokenPipeError):
+            _discard(1)
+            return 0
+        raise
     except OSError as error:
         from mbflow.flow.run import refusal
 

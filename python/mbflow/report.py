@@ -285,7 +285,7 @@ def _whole(value: object) -> int:
 def _results(
     steps: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """What the steps show, those with charts first: they hold what the run was made for."""
+    """What the steps show, in their order."""
     results = []
     for number, (name, manifest) in enumerate(manifests.items(), 1):
         drawn = [
@@ -300,7 +300,7 @@ def _results(
             results.append(
                 {"name": name, "use": use, "charts": drawn, "tables": tables, "titles": titles}
             )
-    return sorted(results, key=lambda result: not result["charts"])
+    return results
 
 
 def _chart(chart: Mapping[str, Any], salt: str) -> _Chart | None:

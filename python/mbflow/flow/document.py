@@ -263,7 +263,7 @@ class Document:
         """Apply `--set` arguments, each `path=value` with a dotted path and a YAML value.
 
         A path goes through maps by key and through lists by number; its last part may be new, so
-        that a parameter that the file leaves out can be given.
+        that a parameter that the file leaves out can be given; so may the maps below `with`.
         """
         for text in assignments:
             place = Place(f"--set {text}", 0, 0)
@@ -295,8 +295,9 @@ class Document:
             elif isinstance(here, dict):
                 index = part
                 if part not in here and not last:
-                    if part in {"with", "vars", "run"}:
+                    if part in {"with", "vars", "run"} or "with" in parts[:depth]:
                         here[part] = {}
+                        self._move((*path, part), place)
                     else:
                         where = ".".join(parts[:depth]) or "the pipeline"
                         self.problems.add(

@@ -33,6 +33,7 @@ _EXPECTED = {
     "model_type": "a map",
     "model_attributes_type": "a map",
     "list_type": "a list",
+    "tuple_type": "a list",
     "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",
@@ -58,6 +59,8 @@ def explain(kind: str, context: dict[str, Any], found: Any, otherwise: str) -> s
     """
     if kind == "too_short":
         return "expected at least one, found none"
+    if kind == "too_long":
+        return f"expected at most {context['max_length']} entries, found more"
     if kind == "value_error":
         return str(context["error"])
     if kind not in _EXPECTED:

@@ -110,14 +110,32 @@ def _difference(manifest: dict[str, Any], use: StepUse) -> str:
         if (manifest["use"], manifest["version"]) != (use.step.use, use.step.version):
             return f"was made by {manifest['use']} version {manifest['version']}"
         old, new = manifest["parameters"], use.parameters.model_dump(mode="json", by_alias=True)
-        found += [
-            f"{key} {old.get(key)} -> {new.get(key)}"
-            for key in sorted({*old, *new})
-            if old.get(key) != new.get(key)
-        ]
+        found += _changes(old, new, "")
         if manifest["seed"] != use.seed:
             found.append(f"seed {manifest['seed']} -> {use.seed}")
     return "changed: " + ", ".join(found) if found else "its input changed"
+
+
+def _changes(old: Any, new: Any, path: str) -> list[str]:
+    """What differs, by dotted path: maps are looked into, all else is a value."""
+    if old == new:
+        return []
+    maps = [value for value in (old, new) if isinstance(value, dict)]
+    # What is not set is as a map without entries, where the other side is one.
+    if maps and all(value is None or isinstance(value, dict) for value in (old, new)):
+        keys = sorted({key for one in maps for key in one})
+        above = f"{path}." if path else ""
+        old, new = old or {}, new or {}
+        return [
+            line for key in keys for line in _changes(old.get(key), new.get(key), f"{above}{key}")
+        ]
+    return [f"{path} {_set(old)} -> {_set(new)}"]
+
+
+def _set(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True, slots=True)

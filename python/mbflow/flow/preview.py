@@ -14,13 +14,15 @@ import types
 import typing
 from typing import Any
 
+from mbflow.errors import MbflowError
 from mbflow.flow import inputs
+from mbflow.flow.dataset import Dataset, damage
 from mbflow.flow.engine import LocalEngine
 from mbflow.flow.folder import RunFolder
 from mbflow.flow.plan import estimates, fingerprints, state
 from mbflow.flow.run import check_extras, open_sources
 from mbflow.flow.source import Source
-from mbflow.flow.step import Catalogue, Step, described
+from mbflow.flow.step import Catalogue, Forecast, Step, described
 from mbflow.flow.validate import Pipeline
 
 __all__ = ["catalogue_markdown", "outline", "parameter_rows", "preview", "resolved_text"]
@@ -28,6 +30,9 @@ __all__ = ["catalogue_markdown", "outline", "parameter_rows", "preview", "resolv
 
 def preview(pipeline: Pipeline) -> dict[str, Any]:
     """What a run would do, as plain data; nothing is written.
+
+    A step that cannot be foreseen has an `error`: the `text`, and the `exit_code` that the run
+    would end with. What the other steps would come to stands there all the same.
 
     Raises:
         DataError: A source cannot be used.
@@ -63,7 +68,10 @@ def preview(pipeline: Pipeline) -> dict[str, Any]:
         for name, found in states.items()
         if found.done and found.manifest is not None
     }
-    expected = estimates(pipeline, sizes, known=there)
+    outputs = {name: Dataset(folder.step(name), states[name].manifest or {}) for name in there}
+    forecasts, errors = _forecasts(pipeline, sources, outputs)
+    foreseen = {name: one.rows for name, one in forecasts.items() if one.rows is not None}
+    expected = estimates(pipeline, sizes, known={**foreseen, **there})
     steps = [
         {
             "name": name,
@@ -74,8 +82,13 @@ def preview(pipeline: Pipeline) -> dict[str, Any]:
             "fingerprint": prints[name],
             "rows": expected[name].rows,
             "memory": 0 if name in there else expected[name].memory,
+            "forecast": None if forecast is None else forecast.figures,
+            "tables": [] if forecast is None else list(forecast.tables),
+            "notes": [] if forecast is None else list(forecast.notes),
+            "error": errors.get(name),
         }
         for name, use in pipeline.steps.items()
+        for forecast in [forecasts.get(name)]
     ]
     return {
         "name": pipeline.name,
@@ -93,6 +106,45 @@ def preview(pipeline: Pipeline) -> dict[str, Any]:
         ],
         "steps": steps,
     }
+
+
+def _forecasts(
+    pipeline: Pipeline, sources: dict[str, Source], outputs: dict[str, Dataset]
+) -> tuple[dict[str, Forecast], dict[str, dict[str, Any]]]:
+    """What each step that can tell would come to, from what is there and from other forecasts.
+
+    Of a step whose output is there, what it said of itself; and of those that fail, why.
+    """
+    asked = {item for use in pipeline.steps.values() if use.step.forecast for item in use.inputs}
+    sound = {
+        name: output
+        for name, output in outputs.items()
+        if name in asked and not damage(output.folder, output.manifest)
+    }
+    known: dict[str, Any] = {**sources, **sound}
+    found: dict[str, Forecast] = {}
+    errors: dict[str, dict[str, Any]] = {}
+    for name, use in pipeline.steps.items():
+        inputs = tuple(known.get(item) for item in use.inputs)
+        if use.step.forecast is None or any(item is None for item in inputs):
+            continue
+        if name in outputs:
+            manifest = outputs[name].manifest
+            figures = manifest["meta"].get("figures", {})
+            tables, notes = tuple(manifest["tables"]), tuple(manifest["notes"])
+            found[name] = Forecast(figures=figures, tables=tables, notes=notes)
+            continue
+        source = None if use.source is None else sources[use.source]
+        try:
+            forecast = use.step.forecast(use.parameters, inputs, use.seed, source)
+        except MbflowError as error:
+            text = f"{use.where}: cannot be foreseen: {error}"
+            errors[name] = {"text": text, "exit_code": error.exit_code}
+            continue
+        if forecast is not None:
+            found[name] = forecast
+            known[name] = forecast.value
+    return found, errors
 
 
 def _in_memory(source: Source) -> int:
@@ -181,12 +233,21 @@ def parameter_rows(
 
 
 def _parameters(step: Step) -> list[list[str]]:
+    return _fields(step.parameters, "")
+
+
+def _fields(model: Any, above: str) -> list[list[str]]:
+    """A row for each field of a model, and below it one for each field of its own map."""
     rows = []
-    for key, field in step.parameters.model_fields.items():
+    for key, field in model.model_fields.items():
         default = "required" if field.is_required() else _value(field.default)
         limits = [str(limit) for limit in field.metadata if "=" in str(limit)]
         kind = _type(field.annotation) + "".join(f", {_limit(limit)}" for limit in limits)
-        rows.append([field.alias or key, kind, default, field.description or ""])
+        name = f"{above}{field.alias or key}"
+        rows.append([name, kind, default, field.description or ""])
+        for inner in (field.annotation, *typing.get_args(field.annotation)):
+            if hasattr(inner, "model_fields"):
+                rows += _fields(inner, f"{name}.")
     return rows
 
 
@@ -216,6 +277,10 @@ def _type(annotation: Any) -> str:
         return " or ".join(parts)
     if typing.get_origin(annotation) is list:
         return f"list of {_type(typing.get_args(annotation)[0])}"
+    if typing.get_origin(annotation) is tuple:
+        return f"[{', '.join(map(_type, typing.get_args(annotation)))}]"
+    if hasattr(annotation, "model_fields"):
+        return "map"
     return str(getattr(annotation, "__name__", annotation))
 
 
@@ -230,7 +295,8 @@ def catalogue_markdown(catalogue: Catalogue) -> str:
     """
     parts = ["# Steps\n\nMade by `mbflow steps --markdown`; do not edit.\n"]
     for step in catalogue:
-        extra = f" Needs the extra `{step.extra}`." if step.extra else ""
+        needs = "May need" if callable(step.modules) else "Needs"
+        extra = f" {needs} the extra `{step.extra}`." if step.extra else ""
         parts.append(f"\n## {step.use}\n\n{step.summary}{extra}\n")
         parts.append(
             f"\nTakes {described(step.takes)}; gives {step.gives}. Version {step.version}.\n"

@@ -105,8 +105,18 @@ def open_sources(pipeline: Pipeline) -> dict[str, Source]:
     }
     for use in pipeline.steps.values():
         if use.step.preflight is not None and use.source is not None:
-            use.step.preflight(use.parameters, sources[use.source])
+            try:
+                use.step.preflight(use.parameters, sources[use.source])
+            except MbflowError as error:
+                _name_step(error, use)
+                raise
     return sources
+
+
+def _name_step(error: BaseException, use: StepUse) -> None:
+    """Put the step and its place in the file before the message of an error of mbflow."""
+    if isinstance(error, MbflowError) and error.args:
+        error.args = (*error.args[:-1], f"{use.where}: {error.args[-1]}")
 
 
 def check_extras(pipeline: Pipeline) -> None:
@@ -123,7 +133,7 @@ def check_extras(pipeline: Pipeline) -> None:
     from importlib.util import find_spec
 
     for name, use in pipeline.steps.items():
-        for module in use.step.modules:
+        for module in use.step.needs(use.parameters):
             if find_spec(module) is None:
                 raise MissingExtraError(
                     f"the step `{name}` ({use.step.use}) needs the package `{module}`, which is "
@@ -366,6 +376,7 @@ class _Run:
             self.record["steps"][name]["status"] = "failed"
             self.folder.discard()
             self.emit(events.StepFailed(name, f"{type(error).__name__}: {error}"))
+            _name_step(error, use)
             raise
         seconds = time.monotonic() - begun
         self.ran.append(name)

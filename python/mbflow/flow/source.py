@@ -247,7 +247,7 @@ class Source:
                     inside = pa.array(local[a:b] - starts[index])
                     group = self._cast(parquet.read_row_group(index, columns=wanted), wanted, file)
                     yield from group.take(inside).combine_chunks().to_batches()
-            self._unchanged(file)
+            self.check_unchanged(file)
 
     def locate(self, position: int) -> tuple[Path, int]:
         """The file that holds a position, and the row in it (from 0)."""
@@ -266,16 +266,29 @@ class Source:
     ) -> Iterator[tuple[np.ndarray[Any, np.dtype[np.int64]], pa.RecordBatch]]:
         """Read as `batches` does, with the position of each row."""
         wanted = self.columns if columns is None else list(columns)
-        mask = self._mask()
-        schema = pa.schema([self.schema.field(column) for column in wanted])
         for file, position, batch in self._raw(wanted):
-            here = np.arange(position, position + batch.num_rows, dtype=np.int64)
-            table = pa.Table.from_batches([batch])
-            if mask is not None:
-                keep = mask[position : position + batch.num_rows]
-                here, table = here[keep], table.filter(pa.array(keep))
-            found = self._cast(table, wanted, file).combine_chunks().to_batches()
-            yield here, found[0] if found else pa.RecordBatch.from_pylist([], schema)
+            yield self.passing(wanted, file, position, batch)
+
+    def passing(
+        self, wanted: list[str], file: SourceFile, position: int, batch: pa.RecordBatch
+    ) -> tuple[np.ndarray[Any, np.dtype[np.int64]], pa.RecordBatch]:
+        """The rows of a batch that pass `where`, with their positions.
+
+        Args:
+            wanted: The columns, in order.
+            file: Where the batch was read from.
+            position: Of its first row.
+            batch: The rows.
+        """
+        mask = self._mask()
+        here = np.arange(position, position + batch.num_rows, dtype=np.int64)
+        table = pa.Table.from_batches([batch])
+        if mask is not None:
+            keep = mask[position : position + batch.num_rows]
+            here, table = here[keep], table.filter(pa.array(keep))
+        found = self._cast(table, wanted, file).combine_chunks().to_batches()
+        schema = pa.schema([self.schema.field(column) for column in wanted])
+        return here, found[0] if found else pa.RecordBatch.from_pylist([], schema)
 
     def _raw(self, columns: Sequence[str]) -> Iterator[tuple[SourceFile, int, pa.RecordBatch]]:
         """Every row of these columns as it stands in the files: file, first position, rows."""
@@ -296,7 +309,7 @@ class Source:
                     f"{file.path}: its footer says {file.rows} rows, but "
                     f"{position - file.first} could be read"
                 )
-            self._unchanged(file)
+            self.check_unchanged(file)
 
     def _mask(self) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
         """For each position whether `where` holds, or None without one.
@@ -332,7 +345,12 @@ class Source:
         except (pa.ArrowException, ValueError) as error:
             raise DataError(f"{file.path}: {_one_line(error)}") from None
 
-    def _unchanged(self, file: SourceFile) -> None:
+    def check_unchanged(self, file: SourceFile) -> None:
+        """Refuse a file that is no longer as it was when the source was opened.
+
+        Raises:
+            DataError: It changed.
+        """
         with foreign_errors(file.path):
             status = file.path.stat()
         if (status.st_size, status.st_mtime_ns) != (file.size, file.modified):

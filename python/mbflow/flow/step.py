@@ -24,10 +24,34 @@ if TYPE_CHECKING:
     from mbflow.flow.engine import Engine
     from mbflow.flow.source import Source
 
-__all__ = ["Catalogue", "Context", "Step", "described"]
+__all__ = ["Catalogue", "Context", "Forecast", "Step", "described"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a step would come to, as far as can be told before it runs.
+
+    Attributes:
+        value: What the forecasts of later steps get in place of the output.
+        figures: Plain figures by name, for programs.
+        tables: For people, each with `title`, `columns` and `rows`, as `Context.table` takes them.
+        rows: How many rows would go out, where that is known better than `Step.estimate` has it.
+        notes: For people, a sentence each, as `Context.note` takes them.
+
+    Example:
+        >>> from mbflow.flow.step import Forecast
+        >>> Forecast(figures={"padding": 0.02}).tables
+        ()
+    """
+
+    value: Any = None
+    figures: dict[str, Any] = field(default_factory=dict)
+    tables: tuple[dict[str, Any], ...] = ()
+    rows: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +71,18 @@ class Step:
             (`Context.source`), without naming it in `from`.
         label: Whether the sources upstream must name their class column.
         extra: The extra of mbflow that the step needs beyond the base, or None.
-        modules: What that extra must make importable; looked for before anything runs.
+        modules: What that extra must make importable, looked for before anything runs; or a
+            function that says so from the parameters.
         estimate: From the parameters and the rows and bytes that come in, the rows that go out and
             the memory at the peak in bytes, for `mbflow plan`.
+        check: From the parameters and those of each input (None for a source), the path of a
+            parameter that does not go with them and what is wrong with it, or None.
         preflight: From the parameters and the source upstream, raises `DataError` for what cannot
             go well, before anything runs.
+        forecast: From the parameters, the inputs, the seed and the source upstream (where `source`
+            asks for it), what the step would come to, for `mbflow plan`. An input is a `Source`, a
+            `Dataset` where the output is there, or the `value` of a forecast; a forecast is quick,
+            whatever the size of the data, and None where it cannot tell.
 
     Example:
         >>> from mbflow.steps import CATALOGUE
@@ -69,9 +100,15 @@ class Step:
     source: bool = False
     label: bool = False
     extra: str | None = None
-    modules: tuple[str, ...] = ()
+    modules: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()
     estimate: Callable[[Any, int, int], tuple[int, int]] | None = None
+    check: Callable[[Any, tuple[Any, ...]], tuple[tuple[str, ...], str] | None] | None = None
     preflight: Callable[[Any, Source], None] | None = None
+    forecast: Callable[[Any, tuple[Any, ...], int, Source | None], Forecast | None] | None = None
+
+    def needs(self, parameters: Any) -> tuple[str, ...]:
+        """The modules that the step needs beyond the base, with these parameters."""
+        return self.modules(parameters) if callable(self.modules) else self.modules
 
 
 def described(takes: Iterable[str]) -> str:
@@ -184,10 +221,24 @@ class Context:
         )
 
     def chart(
-        self, title: str, *, ylabel: str, groups: list[str], series: list[dict[str, Any]]
+        self,
+        title: str,
+        *,
+        ylabel: str,
+        groups: list[str],
+        series: list[dict[str, Any]],
+        decimals: int = 3,
     ) -> None:
         """Publish a chart for the report: each series has `name`, `mean` and `sd` by group."""
-        self.charts.append({"title": title, "ylabel": ylabel, "groups": groups, "series": series})
+        self.charts.append(
+            {
+                "title": title,
+                "ylabel": ylabel,
+                "groups": groups,
+                "series": series,
+                "decimals": decimals,
+            }
+        )
 
     def lines(
         self, title: str, *, ylabel: str, groups: list[str], series: list[dict[str, Any]]

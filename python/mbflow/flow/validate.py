@@ -52,6 +52,12 @@ class StepUse:
     source: str | None
     parameters: BaseModel
     seed: int
+    place: str
+
+    @property
+    def where(self) -> str:
+        """The step's name and its place in the file, for messages."""
+        return f"{self.name} ({self.place})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +210,8 @@ class _Checker:
             known = inner.model_fields if inner is not None else {}
             names = [field.alias or key for key, field in known.items()]
             return full, f"unknown key `{name}`; {nearest(name, names)}", True
+        if kind == "missing" and isinstance(item["loc"][-1], int):
+            return full[:-1], f"expected {item['loc'][-1] + 1} entries, found fewer", False
         if kind == "missing":
             return full[:-1], f"`{name}` is missing{_described(about)}", False
         key = item["loc"][-1:] == ("[key]",)
@@ -337,6 +345,11 @@ class _Checker:
                 (source,) = upstream[name]
             self._needs_label(name, entry, upstream[name], spec)
             assert parameters is not None
+            if entry.check is not None:
+                above = tuple(uses[item][1] if item in uses else None for item in inputs[name])
+                wrong = entry.check(parameters, above)
+                if wrong is not None:
+                    self._add(("steps", name, "with", *wrong[0]), wrong[1])
             seed = spec.steps[name].seed
             ordered.append(
                 StepUse(
@@ -346,6 +359,7 @@ class _Checker:
                     source,
                     parameters,
                     spec.seed if seed is None else seed,
+                    str(self.document.place(("steps", name), key=True)),
                 )
             )
         return ordered
@@ -385,7 +399,9 @@ def _without_vain_branches(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _is_branch(part: str | int) -> bool:
     return isinstance(part, str) and (
         part in {"str", "int", "float", "bool"}
-        or part.startswith(("list[", "constrained-", "function-", "nullable["))
+        or part.startswith(
+            ("list[", "tuple[", "literal[", "constrained-", "function-", "nullable[")
+        )
     )
 
 
@@ -445,7 +461,7 @@ def _follow(
             holder = inner
             fields = {field.alias or key: field for key, field in inner.model_fields.items()}
             about = fields.get(str(part))
-            inner = None if about is None else about.annotation
+            inner = None if about is None else _without_none(about.annotation)
             path.append(part)
             here = here.get(part) if isinstance(here, dict) else None
         elif (isinstance(here, dict) and part in here) or (
@@ -456,6 +472,14 @@ def _follow(
         elif last and not _is_branch(part):
             path.append(part)
     return tuple(path), holder, about
+
+
+def _without_none(annotation: Any) -> Any:
+    """The model of `Model | None`; any other annotation as it is."""
+    if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+        return kinds[0] if len(kinds) == 1 else annotation
+    return annotation
 
 
 def _member(annotation: Any) -> Any:

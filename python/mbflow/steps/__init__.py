@@ -20,11 +20,12 @@ from mbflow.flow.run import run as _run
 from mbflow.flow.step import Catalogue
 from mbflow.flow.validate import Pipeline
 from mbflow.flow.validate import load as _load
-from mbflow.steps.select import STEPS
+from mbflow.steps.select import STEPS as SELECT
+from mbflow.steps.speech import STEPS as SPEECH
 
 __all__ = ["CATALOGUE", "load", "run"]
 
-CATALOGUE = Catalogue(STEPS)
+CATALOGUE = Catalogue([*SELECT, *SPEECH])
 
 
 def load(path: str | os.PathLike[str], *, assignments: Iterable[str] = ()) -> Pipeline:
