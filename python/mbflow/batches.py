@@ -32,6 +32,7 @@ __all__ = [
     "check_last",
     "check_state",
     "check_whole",
+    "last_turn",
     "share_steps",
     "share_whole",
 ]
@@ -145,10 +146,7 @@ class Share:
         left = self.batches - self.start
         if step < share_whole(left, self.world_size, self.last, uneven=self.uneven):
             return Turn(first + rank)
-        if self.last == "short":
-            return Turn(first, self.world_size, rank)
-        over = first + rank - self.batches
-        return Turn(first + rank) if over < 0 else Turn(over % self.batches, repeat=True)
+        return last_turn(first, rank, self.batches, self.world_size, self.last)
 
     def done(self, steps: int) -> int:
         """Batches of the epoch that are done after `steps` steps: the `start` to go on from.
@@ -213,6 +211,27 @@ def share_whole(left: Any, world_size: int, last: Last, *, uneven: Any) -> Any:
     if last == "short" and world_size > 1:
         return (left - uneven) // world_size
     return left // world_size
+
+
+def last_turn(first: int, rank: int, batches: int, world_size: int, last: Last) -> Turn:
+    """What a rank takes at a step at which not each has a batch of its own.
+
+    Args:
+        first: The first batch of the step.
+        rank: Number of the rank.
+        batches: Batches of the epoch.
+        world_size: Number of ranks.
+        last: `"fill"` repeats the first batches; else those that are left are dealt again.
+
+    Example:
+        >>> from mbflow.batches import last_turn
+        >>> last_turn(8, 3, 10, 4, "fill")
+        Turn(batch=1, parts=1, part=0, repeat=True)
+    """
+    if last != "fill":
+        return Turn(first, world_size, rank)
+    over = first + rank - batches
+    return Turn(first + rank) if over < 0 else Turn(over % batches, repeat=True)
 
 
 Start = int | tuple[tuple[int, int], ...]

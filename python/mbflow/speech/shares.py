@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mbflow import _native
-from mbflow.batches import Last, Share, Turn, check_whole, share_steps, share_whole
+from mbflow.batches import Last, Turn, check_whole, last_turn, share_steps, share_whole
 from mbflow.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -163,7 +163,6 @@ class BucketShare:
     _batches: NDArray[np.int64] = field(repr=False)
     _starts: NDArray[np.int64] = field(repr=False)
     _whole: NDArray[np.int64] = field(repr=False)
-    _uneven: NDArray[np.bool_] = field(repr=False)
     _last: Last = field(repr=False)
     _turns: _native.durations.Interleave | None = field(repr=False)
     _offset: int = field(repr=False)
@@ -216,12 +215,8 @@ class BucketShare:
 
     def _other(self, bucket: int, number: int, rank: int) -> Turn:
         """A turn that is no batch of its own."""
-        first = int(self._starts[bucket])
-        if self._last == "drop":
-            return Turn(first + number * self.world_size, self.world_size, rank)
-        uneven = bool(self._uneven[bucket])
-        share = Share(int(self._batches[bucket]), self.world_size, first, self._last, uneven)
-        return share.turn(number, rank)
+        first = int(self._starts[bucket]) + number * self.world_size
+        return last_turn(first, rank, int(self._batches[bucket]), self.world_size, self._last)
 
     def done(self, steps: int) -> Past:
         """What is done after `steps` steps: the `start` to go on from.
@@ -320,9 +315,7 @@ def bucket_share(
     _check_past(offset, total, world_size)
     left = _native.durations.Interleave(turns.tolist(), (*key, len(start))) if total else None
     whole = share_whole(batches - starts, world_size, last, uneven=uneven)
-    return BucketShare(
-        world_size, total - offset, all_, batches, starts, whole, uneven, last, left, offset
-    )
+    return BucketShare(world_size, total - offset, all_, batches, starts, whole, last, left, offset)
 
 
 def _bucket_steps(
