@@ -48,7 +48,8 @@ class DurationBatches:
     With `order="window"` the items are sorted by length and cut into cells of neighbours, of which
     each epoch draws batches at random; at a step the ranks take batches that are next to each
     other, and the steps come in random order. A cell is as narrow as the stretches that sorted
-    windows of `window` random items would be cut into: the least padding, and the least mixing.
+    windows of `window` random items would be cut into: the least padding where lengths have no
+    gaps, and the least mixing.
 
     Args:
         seconds: Length of each item in seconds, above 0: NumPy, polars, pandas, pyarrow, a list, or
