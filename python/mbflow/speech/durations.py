@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from mbflow import _native
-from mbflow.batches import BatchSampler, Last, check_last, check_state, check_whole
+from mbflow.batches import BatchSampler, Last, check_state, check_whole
 from mbflow.errors import InvalidArgumentError
 from mbflow.speech.budget import Budget
 from mbflow.speech.dropped import outlying
@@ -124,7 +124,6 @@ class DurationBatches:
         if drop_last and fill_last:
             raise InvalidArgumentError("drop_last and fill_last: expected one of them at most")
         last: Last = "drop" if drop_last else "fill" if fill_last else "short"
-        check_last(last)
         self.lengths = Lengths.of(seconds, tokens)
         self.budget = budget if isinstance(budget, Budget) else Budget.padded_seconds(budget)
         if order == "window" and self.budget.table:
