@@ -34,6 +34,22 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// An edge of a list cannot be used.
+    #[error("row {row}: {message}")]
+    BadEdge {
+        /// The first row (lowest number) with such an edge.
+        row: u64,
+        /// What was expected and what came.
+        message: String,
+    },
+    /// The machine refuses: there is no memory for a result.
+    #[error("{what}: there is no memory for {count} values; ask for fewer")]
+    Memory {
+        /// What was asked for.
+        what: &'static str,
+        /// How many values.
+        count: u64,
+    },
     /// The caller asked the kernel to stop.
     #[error("interrupted")]
     Interrupted,
@@ -50,6 +66,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// So many values, or the error that says what there is no memory for.
+    pub(crate) fn room<T: Clone>(what: &'static str, count: usize, value: T) -> Result<Vec<T>, Self> {
+        let mut values = Vec::new();
+        values.try_reserve_exact(count).map_err(|_| Self::Memory { what, count: count as u64 })?;
+        values.resize(count, value);
+        Ok(values)
+    }
+
     pub(crate) fn argument(name: &'static str, message: impl Into<String>) -> Self {
         Self::InvalidArgument { name, message: message.into() }
     }

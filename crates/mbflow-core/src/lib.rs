@@ -21,7 +21,9 @@ mod buckets;
 mod budget;
 mod cells;
 mod coverage;
+mod csc;
 mod distance;
+mod edge_attention;
 mod edges;
 mod error;
 mod exec;
@@ -29,6 +31,8 @@ mod forest;
 mod hash_graph;
 mod interleave;
 mod matrix;
+#[expect(unsafe_code, reason = "gives advice to the operating system")]
+mod memory;
 mod metric;
 mod nearest;
 mod normal;
@@ -37,10 +41,11 @@ mod packing;
 mod permutation;
 mod projection;
 mod ragged;
+pub mod sampling;
 mod seed;
 #[expect(
     unsafe_code,
-    reason = "calls into functions that are compiled for more than the baseline instruction set"
+    reason = "calls into functions that are compiled for more than the baseline instruction set, and prefetch"
 )]
 mod simd;
 mod strata;
@@ -52,7 +57,15 @@ pub use buckets::{Stretch, bucket_items, bucket_of};
 pub use budget::{BatchLimit, Budget};
 pub use cells::{Cells, Lengths, cells, sorted_items};
 pub use coverage::{Coverage, Picks, Representatives};
+pub use csc::{
+    Csc, CscBuilder, DealtEdges, Duplicates, EdgeList, EdgeRules, MOST_NODES, NO_ROW, NodeId, SelfLoops,
+    check_offsets, check_sources, deal_edges, degree_bins, take,
+};
 pub use distance::squared_distance;
+pub use edge_attention::{
+    Activation, AttentionGraph, Backward, Dropout, Forward, Gradients, HeadRows, Real, Saved, Sources,
+    Targets, Transpose, project,
+};
 pub use edges::OptimalEdges;
 pub use error::Error;
 pub use exec::{Cancel, Exec, WORKER_NAME, set_threads, threads};
@@ -60,6 +73,7 @@ pub use forest::Forest;
 pub use hash_graph::{Family, Graph, HashGraph, HashGraphStats};
 pub use interleave::{Interleave, Turn};
 pub use matrix::Matrix;
+pub use memory::on_huge_pages;
 pub use metric::Metric;
 pub use nearest::nearest_rows;
 pub use packing::{Fit, pack};

@@ -48,6 +48,16 @@ pub mod stream {
     pub const TIES: u32 = 49;
     /// Places of turns in rounds of several tracks.
     pub const TURNS: u32 = 50;
+    /// Which attention coefficients dropout keeps.
+    pub const ATTENTION: u32 = 60;
+    /// Keys of the draws of a sample's layers.
+    pub const NEIGHBOURS: u32 = 64;
+    /// Keys of random walks.
+    pub const WALKS: u32 = 65;
+    /// Keys of pairs that no edge joins.
+    pub const NEGATIVES: u32 = 66;
+    /// The order of the seeds of an epoch.
+    pub const SEEDS: u32 = 67;
     /// The first stream that callers may use for themselves.
     pub const USER: u32 = 1 << 16;
 }

@@ -3,7 +3,7 @@
 //! Each loop is written once, in safe code over small arrays, and compiled for AVX-512, for AVX2 with FMA and for the
 //! target's baseline. Every result is one chain of fused multiply-adds in the order of the columns (or, for
 //! [`Simd::dots`], eight such chains added pairwise), so all three give the same bits; a test compares them.
-//! The only unsafe code of the crate is here: the calls into functions compiled for more than the baseline.
+//! The only unsafe code of the crate is here: the calls into functions compiled for more than the baseline, and prefetch.
 
 use crate::Matrix;
 
@@ -28,6 +28,30 @@ pub(crate) enum Gap {
     Square,
     /// The sum of absolute differences.
     Absolute,
+}
+
+/// Work whose loops are compiled for each instruction set, by [`Simd::run`]. `run`, and all that it calls in its loops,
+/// must be `#[inline(always)]`, so that they are compiled inside the function that has the set enabled.
+pub(crate) trait Loops {
+    /// What the work gives.
+    type Output;
+
+    /// Does the work.
+    fn run(self) -> Self::Output;
+}
+
+/// Asks for the cache line that holds `values[at]`, where there is such a value.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "one instruction")]
+pub(crate) fn prefetch<T>(values: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if at < values.len() {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the place is inside the slice; a prefetch reads nothing that the program could see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, at);
 }
 
 /// An instruction set that this machine has, for the inner loops.
@@ -83,6 +107,19 @@ impl Simd {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "avx2",
             Level::Baseline => "baseline",
+        }
+    }
+
+    /// Does the work with loops compiled for this instruction set.
+    pub(crate) fn run<W: Loops>(self, work: W) -> W::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a value of this level is made only by `available`, which has seen the feature.
+            Level::Avx512 => unsafe { run_avx512(work) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a value of this level is made only by `available`, which has seen the features.
+            Level::Avx2 => unsafe { run_avx2(work) },
+            Level::Baseline => work.run(),
         }
     }
 
@@ -311,7 +348,13 @@ fn gaps(gap: Gap, matrix: &Matrix<'_>, row: usize, others: &[u32], out: &mut [f3
 }
 
 macro_rules! compiled_for {
-    ($features:literal, $within:ident, $scan:ident, $table:ident, $dots:ident, $gaps:ident) => {
+    ($features:literal, $run:ident, $within:ident, $scan:ident, $table:ident, $dots:ident, $gaps:ident) => {
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = $features)]
+        fn $run<W: Loops>(work: W) -> W::Output {
+            work.run()
+        }
+
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = $features)]
         fn $gaps(gap: Gap, matrix: &Matrix<'_>, row: usize, others: &[u32], out: &mut [f32; LANES]) {
@@ -347,8 +390,8 @@ macro_rules! compiled_for {
     };
 }
 
-compiled_for!("avx512f", within_avx512, scan_avx512, table_avx512, dots_avx512, gaps_avx512);
-compiled_for!("avx2,fma", within_avx2, scan_avx2, table_avx2, dots_avx2, gaps_avx2);
+compiled_for!("avx512f", run_avx512, within_avx512, scan_avx512, table_avx512, dots_avx512, gaps_avx512);
+compiled_for!("avx2,fma", run_avx2, within_avx2, scan_avx2, table_avx2, dots_avx2, gaps_avx2);
 
 /// Which distances are at most their query's limit, as bits, query after query. The compiler makes sixteen comparisons
 /// of this loop; hence the two below.

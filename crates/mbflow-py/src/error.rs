@@ -28,6 +28,15 @@ pub(crate) fn data(message: impl Into<String>) -> PyErr {
     exception(&DATA, "DataError", message.into())
 }
 
+/// Data of which a row cannot be used: a `DataError` that names it.
+fn data_at(message: String, row: u64) -> PyErr {
+    let error = data(message);
+    Python::attach(|py| match error.value(py).setattr("row", row) {
+        Ok(()) => error,
+        Err(failed) => failed,
+    })
+}
+
 /// A fault of mbflow: `mbflow.errors.DefectError`.
 pub(crate) fn defect(message: impl Into<String>) -> PyErr {
     exception(&DEFECT, "DefectError", message.into())
@@ -41,8 +50,11 @@ pub(crate) fn to_python(error: Error, columns: Option<&dyn Fn(usize) -> String>)
             let column = columns.map_or_else(|| format!("column {column}"), |name| name(column));
             data(format!("features: {column}, row {row}: {value} {reason}"))
         }
+        Error::BadEdge { row, .. } => data_at(error.to_string(), row),
         Error::Interrupted => PyKeyboardInterrupt::new_err(()),
-        Error::Threads { .. } => exception(&RESOURCE, "ResourceError", error.to_string()),
+        Error::Threads { .. } | Error::Memory { .. } => {
+            exception(&RESOURCE, "ResourceError", error.to_string())
+        }
         other => defect(other.to_string()),
     }
 }

@@ -3,8 +3,10 @@
 //! Signatures and their documentation for users stand in `python/mbflow/_native/`, a stub for each module.
 
 mod arrow;
+mod attention;
 mod checksum;
 mod coverage;
+mod csc;
 mod durations;
 mod enter;
 mod error;
@@ -13,6 +15,7 @@ mod nearest;
 mod neighbour_graph;
 mod projection;
 mod random;
+mod sampling;
 mod strata;
 
 use pyo3::prelude::*;
@@ -23,9 +26,13 @@ mod _native {
     use pyo3::types::{PyCFunction, PyDict, PyString};
 
     #[pymodule_export]
+    use crate::attention::attention;
+    #[pymodule_export]
     use crate::checksum::{xxh3_128, xxh3_128_file};
     #[pymodule_export]
     use crate::coverage::{affinity, cover, representatives};
+    #[pymodule_export]
+    use crate::csc::csc;
     #[pymodule_export]
     use crate::durations::durations;
     #[pymodule_export]
@@ -41,6 +48,8 @@ mod _native {
     #[pymodule_export]
     use crate::random::{permutation, random_integers, random_normal, random_u64};
     #[pymodule_export]
+    use crate::sampling::sampling;
+    #[pymodule_export]
     use crate::strata::{Deal, rows_by_class};
 
     #[pymodule_export]
@@ -51,7 +60,7 @@ mod _native {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let modules = module.py().import("sys")?.getattr("modules")?;
-        for inner in ["durations"] {
+        for inner in ["attention", "csc", "durations", "sampling"] {
             let name = format!("{}.{inner}", module.name()?);
             let inner = module.getattr(inner)?.cast_into::<PyModule>()?;
             inner.setattr("__name__", &name)?;

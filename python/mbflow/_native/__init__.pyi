@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
-from mbflow._native import durations
+from mbflow._native import attention, csc, durations, sampling
 
 __version__: str
 __all__ = [
@@ -35,8 +35,10 @@ __all__ = [
     "__version__",
     "_panic",
     "affinity",
+    "attention",
     "build_info",
     "cover",
+    "csc",
     "durations",
     "forest_classes",
     "nearest_rows",
@@ -50,6 +52,7 @@ __all__ = [
     "random_u64",
     "representatives",
     "rows_by_class",
+    "sampling",
     "set_num_threads",
     "sign_codes",
     "xxh3_128",
