@@ -95,6 +95,16 @@ class Dataset:
             raise DataError(f"{self.folder}: there is no table `{name}` beside this output")
         return Dataset(self.folder, {"kind": name, "meta": {}, **tables[name]})
 
+    def folder_beside(self, name: str) -> Path:
+        """The folder of that name with files of the step's own kind, such as a graph.
+
+        Raises:
+            DataError: There is none of that name.
+        """
+        if "folder" not in self.manifest.get("beside", {}).get(name, {}):
+            raise DataError(f"{self.folder}: there is no folder `{name}` beside this output")
+        return self.folder / str(self.manifest["beside"][name]["folder"])
+
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Read the rows in order; every page is checked against its checksum."""
         for file in self.manifest["files"]:
@@ -147,6 +157,7 @@ class DatasetWriter:
         self.rows = 0
         self._below = "" if below is None else f"{below}/"
         self._beside: dict[str, DatasetWriter] = {}
+        self._folders: list[str] = []
         self._schema: pa.Schema | None = None
         self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.RecordBatch] = []
@@ -175,6 +186,14 @@ class DatasetWriter:
             # Readers of a folder of Parquet files, mbflow's own too, pass over such a name.
             self._beside[name] = DatasetWriter(self.folder, below=f"_{name}")
         return self._beside[name]
+
+    def folder_beside(self, name: str) -> Path:
+        """Where a folder beside the table goes; it is the caller's to make and to flush to disk.
+
+        What lies in it at `finish` is part of the output, with checksums.
+        """
+        self._folders.append(name)
+        return self.folder / f"_{name}"
 
     def _write_group(self, rows: int) -> None:
         table = pa.Table.from_batches(self._waiting, self._schema)
@@ -232,13 +251,26 @@ class DatasetWriter:
     def finish(self, content: dict[str, Any]) -> dict[str, Any]:
         """Close the last part and write the manifest; returns the manifest's content."""
         manifest = {"mbflow_manifest": 1, **content, **self.contents()}
-        if self._beside:
-            manifest["beside"] = {
-                name: writer.contents() for name, writer in sorted(self._beside.items())
-            }
+        beside = {name: writer.contents() for name, writer in sorted(self._beside.items())}
+        beside |= {name: self._files_beside(f"_{name}") for name in self._folders}
+        if beside:
+            manifest["beside"] = beside
         write_sealed(self.folder / MANIFEST, manifest)
         sync_folder(self.folder)
         return manifest
+
+    def _files_beside(self, below: str) -> dict[str, Any]:
+        """The manifest's entries about a folder."""
+        paths = sorted(path for path in (self.folder / below).iterdir() if path.is_file())
+        files = [
+            {
+                "name": f"{below}/{path.name}",
+                "bytes": path.stat().st_size,
+                "xxh3_128": _native.xxh3_128_file(str(path)),
+            }
+            for path in paths
+        ]
+        return {"folder": below, "bytes": sum(file["bytes"] for file in files), "files": files}
 
     def contents(self) -> dict[str, Any]:
         """Write what waits and close the last part; the manifest's entries about this table."""

@@ -104,13 +104,21 @@ def open_sources(pipeline: Pipeline) -> dict[str, Source]:
         for name, spec in pipeline.sources.items()
     }
     for use in pipeline.steps.values():
-        if use.step.preflight is not None and use.source is not None:
-            try:
+        try:
+            if use.step.preflight is not None and use.source is not None:
                 use.step.preflight(use.parameters, sources[use.source])
-            except MbflowError as error:
-                _name_step(error, use)
-                raise
+            if use.step.inspect is not None:
+                use.step.inspect(use.parameters, tuple(sources.get(item) for item in use.inputs))
+        except MbflowError as error:
+            _name_step(error, use)
+            raise
     return sources
+
+
+def _stored(manifest: dict[str, Any]) -> int:
+    """Bytes of an output, with what stands beside it."""
+    beside = manifest.get("beside", {}).values()
+    return int(manifest["bytes"]) + sum(int(one["bytes"]) for one in beside)
 
 
 def _name_step(error: BaseException, use: StepUse) -> None:
@@ -357,7 +365,7 @@ class _Run:
             if not problems:
                 self.kept.append(name)
                 self._done(name, "kept", found.manifest, None)
-                self.emit(events.StepKept(name, found.manifest["rows"], found.manifest["bytes"]))
+                self.emit(events.StepKept(name, found.manifest["rows"], _stored(found.manifest)))
                 return Dataset(folder, found.manifest)
             for problem in problems[:20]:
                 self.emit(events.RunWarning(f"{problem}; the step `{name}` runs again"))
@@ -381,7 +389,7 @@ class _Run:
         seconds = time.monotonic() - begun
         self.ran.append(name)
         self._done(name, "done", manifest, seconds)
-        self.emit(events.StepFinished(name, seconds, manifest["rows"], manifest["bytes"]))
+        self.emit(events.StepFinished(name, seconds, manifest["rows"], _stored(manifest)))
         return Dataset(folder, manifest)
 
     def _execute(
@@ -490,7 +498,7 @@ class _Run:
         if seconds is None:
             seconds = self._seconds_before(name, manifest["fingerprint"])
         self.record["steps"][name].update(
-            status=status, seconds=seconds, rows=manifest["rows"], bytes=manifest["bytes"]
+            status=status, seconds=seconds, rows=manifest["rows"], bytes=_stored(manifest)
         )
 
     def _seconds_before(self, name: str, fingerprint: str) -> float | None:

@@ -242,7 +242,8 @@ def _with_references(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     node = {key: _with_references(value) for key, value in node.items()}
-    if node.get("type") in {"integer", "number", "boolean"}:
+    # A list: among properties, `type` may be a parameter of that name.
+    if node.get("type") in ["integer", "number", "boolean"]:
         kept = {key: node.pop(key) for key in ("title", "description", "default") if key in node}
         return {**kept, "anyOf": [node, {"type": "string", "pattern": r"^\$\{[^{}]*\}$"}]}
     return node

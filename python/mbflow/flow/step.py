@@ -79,6 +79,8 @@ class Step:
             parameter that does not go with them and what is wrong with it, or None.
         preflight: From the parameters and the source upstream, raises `DataError` for what cannot
             go well, before anything runs.
+        inspect: The same from the parameters and each input: a `Source`, or None for what a step
+            makes.
         forecast: From the parameters, the inputs, the seed and the source upstream (where `source`
             asks for it), what the step would come to, for `mbflow plan`. An input is a `Source`, a
             `Dataset` where the output is there, or the `value` of a forecast; a forecast is quick,
@@ -104,6 +106,7 @@ class Step:
     estimate: Callable[[Any, int, int], tuple[int, int]] | None = None
     check: Callable[[Any, tuple[Any, ...]], tuple[tuple[str, ...], str] | None] | None = None
     preflight: Callable[[Any, Source], None] | None = None
+    inspect: Callable[[Any, tuple[Source | None, ...]], None] | None = None
     forecast: Callable[[Any, tuple[Any, ...], int, Source | None], Forecast | None] | None = None
 
     def needs(self, parameters: Any) -> tuple[str, ...]:
@@ -209,6 +212,15 @@ class Context:
         """
         self.check()
         self.writer.beside(name).write(rows)
+
+    def folder_beside(self, name: str) -> Path:
+        """Where a folder of files beside the output goes, such as a graph; not made yet.
+
+        What the step leaves in it is checked and kept like the output, and found by
+        `Dataset.folder_beside`.
+        """
+        self.check()
+        return self.writer.folder_beside(name)
 
     def note(self, text: str) -> None:
         """Say something to people: it stands in the manifest and in the report."""
