@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import oracles
 from mbflow.errors import DataError, InvalidArgumentError, MissingExtraError
 from mbflow.select import Graph, attention_scores, hash_graph
-from mbflow.training import ordered_tasks
+from mbflow.training import keep_mask, ordered_tasks
 
 torch = pytest.importorskip("torch", reason="needs the extra `train`")
 from mbflow.select import attention_training, gat, subgraph  # noqa: E402 - imports torch
@@ -129,33 +129,25 @@ def test_gradients_agree_with_differences(lists):
 
 
 def test_gradients_with_dropout_agree_with_autograd_on_the_same_masks():
-    lists = RAGGED
-    offsets, neighbours = oracles.ragged(lists)
-    sources, unused = subgraph.dense_table(offsets, neighbours)
-    table = subgraph.build_table(sources, unused, len(lists))
-    rng = np.random.default_rng(3)
-    tensors = [
-        torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
-        for shape in ((6, 5), (6,), (6,))
-    ]
-    keep = gat.keep_mask(tuple(table.sources.shape), 0.5, 9)
-    upstream = torch.from_numpy(rng.standard_normal((6, 5)).astype(np.float32))
-
-    def plain(values, source, target):
-        index = table.sources.long()
-        logits = source[index] + target[index[:, :1]]
-        logits = torch.nn.functional.leaky_relu(logits, 0.2)
-        logits = logits.masked_fill(table.unused, -torch.inf)
-        weights = torch.softmax(logits, dim=1) * keep
-        return (weights.unsqueeze(2) * values[index]).sum(dim=1)
-
+    features = np.random.default_rng(3).standard_normal((6, 4)).astype(np.float32)
+    around = subgraph.Subgraph.around(*oracles.ragged(RAGGED), np.array([0, 2, 3, 5]))
+    assert around.first.unused is not None
+    labels = torch.arange(4) % 3
+    settings = {"heads": 3, "hidden": 5, "feature_dropout": 0.3, "attention_dropout": 0.5}
     results = []
-    for function in (lambda *t: gat._Attend.apply(*t, table, keep), plain):
-        leaves = [tensor.clone().requires_grad_() for tensor in tensors]
-        output = function(*leaves)
-        results.append([output, *torch.autograd.grad(output, leaves, upstream)])
+    for plain in (False, True):
+        run = lambda *task: list(map(*task))  # noqa: E731
+        net = gat.Network(4, 3, **settings, seed=1, run=run, plain=plain)
+        loss = net.step(
+            torch.from_numpy(features)[around.inputs],
+            around,
+            lambda logits: torch.nn.functional.cross_entropy(logits, labels),
+            step=2,
+        )
+        results.append([torch.tensor(loss), *[weight.grad for weight in net.weights]])
+    assert any(grad.any() for grad in results[0][1:])
     for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_incoming_coefficients_add_up_to_one_and_scores_are_outgoing_sums():
@@ -406,11 +398,11 @@ def test_without_torch_the_error_names_the_extra(monkeypatch):
 
 
 def test_dropout_drops_the_share_and_keeps_the_mean():
-    keep = gat.keep_mask((500, 400), 0.25, 11)
+    keep = keep_mask((500, 400), 0.25, 11)
     assert float((keep == 0).float().mean()) == pytest.approx(0.25, abs=0.005)
     assert float(keep.mean()) == pytest.approx(1.0, abs=0.005)
     assert len(keep.unique()) == 2
-    assert not torch.equal(keep, gat.keep_mask((500, 400), 0.25, 12))
+    assert not torch.equal(keep, keep_mask((500, 400), 0.25, 12))
 
 
 def test_heads_are_combined_in_order_whichever_ends_first():

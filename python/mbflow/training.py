@@ -1,4 +1,4 @@
-"""What training loops share: threading that leaves results alone, and best weights.
+"""What training loops share: threading that leaves results alone, dropout by key, best weights.
 
 Libraries split one sum over their threads, and the order of a floating point sum decides its last
 bits. So each task here runs on one thread, tasks run beside each other, and their results are
@@ -13,14 +13,14 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import torch
 
-__all__ = ["BestWeights", "ordered_tasks", "single_threaded", "without_warnings"]
+__all__ = ["BestWeights", "keep_mask", "ordered_tasks", "single_threaded", "without_warnings"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -164,6 +164,35 @@ def ordered_tasks(threads: int) -> Iterator[Callable[..., list[object]]]:
         yield side_by_side
 
 
+def keep_mask(shape: tuple[int, ...], share: float, key: int) -> torch.Tensor:
+    """0 for the share that is dropped, to the nearest 1/256, and a factor that keeps the mean else.
+
+    One random byte a value: drawing whole floats would take longer than the layer itself.
+
+    Args:
+        shape: Of the mask.
+        share: What is dropped, at least 0 and below 1.
+        key: Equal keys give equal masks.
+
+    Returns:
+        float32 of that shape.
+
+    Example:
+        >>> from mbflow.training import keep_mask
+        >>> keep_mask((2, 3), 0.0, 7).tolist()
+        [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    """
+    import numpy as np
+    import torch
+
+    limit = min(255, round(share * 256))
+    count = int(np.prod(shape))
+    drawn = np.frombuffer(np.random.Generator(np.random.SFC64(key)).bytes(count), dtype=np.uint8)
+    keep = (drawn >= limit).astype(np.float32)
+    keep *= 256 / (256 - limit)
+    return torch.from_numpy(keep).view(shape)
+
+
 class BestWeights:
     """Copies of the weights at the lowest loss seen, and the count of epochs since.
 
@@ -204,3 +233,12 @@ class BestWeights:
         """Write the kept copies back into the weights; does nothing if none was kept."""
         for weight, copy in zip(self._weights, self._copies, strict=False):
             weight.data.copy_(copy)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest loss, its epoch and the copies, for a checkpoint."""
+        return {"loss": self.loss, "epoch": self.epoch, "copies": self._copies}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.loss, self.epoch = float(state["loss"]), int(state["epoch"])
+        self._copies = list(state["copies"])

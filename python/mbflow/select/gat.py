@@ -1,10 +1,9 @@
-"""The network: two layers of multi-head graph attention over a dense table of neighbours, in torch.
+"""The network: two layers of multi-head graph attention over a table of neighbours, in torch.
 
-While training on the CPU each head of a layer is a task of its own, which runs on one thread; heads
-run beside each other and are combined in head order. Without gradients, blocks of rows are the
-tasks. So the numbers come out the same to the bit for any number of threads. The table layout needs
-no scatter: gradients flow back along a transposed table that is built once. On any other device
-the same layer is written in plain operations and torch derives the gradient.
+While training on the CPU a layer is one pass of the kernels of `mbflow.edge_attention`, all heads
+at once. Without gradients, blocks of rows are tasks, each on one thread. So the numbers come out
+the same to the bit for any number of threads. On any other device a layer is written in plain
+operations.
 
 Imports torch; the rest of `mbflow.select` imports this module only when attention is asked for.
 """
@@ -19,13 +18,15 @@ import numpy as np
 import torch
 
 from mbflow import _native
+from mbflow.edge_attention import attend
+from mbflow.training import keep_mask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mbflow.select.subgraph import Subgraph, Table
 
-__all__ = ["Network", "head_coefficients", "keep_mask"]
+__all__ = ["Network", "head_coefficients"]
 
 _STREAM_WEIGHTS = 0x5E1_00004
 _STREAM_DROPOUT = 0x5E1_00010
@@ -39,57 +40,6 @@ HeadMap = Callable[..., list[Any]]
 Head = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class _Attend(torch.autograd.Function):
-    """One head: softmax over the slots of each target, then the weighted sum of source values.
-
-    Written out, with its gradient, because the fused sum over a table (`embedding_bag`) and the
-    transposed order are many times faster here than gather and scatter.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        values: torch.Tensor,
-        source_logits: torch.Tensor,
-        target_logits: torch.Tensor,
-        table: Table,
-        keep: torch.Tensor | None,
-    ) -> torch.Tensor:
-        coefficients, logits = _coefficients(
-            source_logits, target_logits, table.sources, table.unused
-        )
-        used = coefficients if keep is None else coefficients * keep
-        ctx.table = table
-        ctx.save_for_backward(values, coefficients, logits, keep)
-        return _weighted_sum(table.sources, values, used)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        values, coefficients, logits, keep = ctx.saved_tensors
-        table: Table = ctx.table
-        grad = grads[0].contiguous()
-        used = coefficients if keep is None else coefficients * keep
-        inner = _products(grad, values, table.sources)
-        if keep is not None:
-            inner *= keep
-        inner -= (inner * coefficients).sum(dim=1, keepdim=True)
-        inner *= coefficients
-        inner = torch.ops.aten.leaky_relu_backward(inner, logits, _SLOPE, False)  # noqa: FBT003
-        d_values = torch.nn.functional.embedding_bag(
-            table.targets,
-            grad,
-            table.starts[:-1],
-            mode="sum",
-            per_sample_weights=used.view(-1).index_select(0, table.order),
-        )
-        d_source = torch.bincount(
-            table.sources.view(-1), weights=inner.view(-1), minlength=table.source_rows
-        ).to(torch.float32)
-        d_target = torch.zeros(table.source_rows)
-        d_target[table.sources[:, 0].long()] = inner.sum(dim=1)
-        return d_values, d_source, d_target, None, None
-
-
 def _attend_plain(
     values: torch.Tensor,
     source_logits: torch.Tensor,
@@ -97,7 +47,7 @@ def _attend_plain(
     table: Table,
     keep: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The same as `_Attend` for any device, with torch's own gradient."""
+    """One head on any device: softmax over the slots of each target, then the weighted sum."""
     coefficients, _ = _coefficients(source_logits, target_logits, table.sources, table.unused)
     used = coefficients if keep is None else coefficients * keep
     gathered = values.index_select(0, table.sources.view(-1)).view(*used.shape, values.shape[1])
@@ -125,19 +75,6 @@ def _weighted_sum(
     return torch.nn.functional.embedding_bag(
         sources, values, mode="sum", per_sample_weights=weights
     )
-
-
-def _products(grad: torch.Tensor, values: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
-    """The product of each target's gradient with each of its sources' values, (targets, slots)."""
-    targets, slots = sources.shape
-    result = torch.empty(targets, slots, 1)
-    for start in range(0, targets, _BLOCK):
-        part = sources[start : start + _BLOCK].reshape(-1)
-        gathered = values.index_select(0, part).view(-1, slots, values.shape[1])
-        torch.bmm(
-            gathered, grad[start : start + _BLOCK].unsqueeze(2), out=result[start : start + _BLOCK]
-        )
-    return result.squeeze(2)
 
 
 class _Layer:
@@ -170,49 +107,19 @@ class _Layer:
         return torch.cat([(head[0] @ head[place]).detach() for head in self.heads], dim=1)
 
 
-def _head(
-    attend: Callable[..., torch.Tensor],
-    inputs: torch.Tensor,
-    head: Head,
-    table: Table,
-    keep: torch.Tensor | None = None,
+def _plain_head(
+    inputs: torch.Tensor, head: Head, table: Table, keep: torch.Tensor | None
 ) -> torch.Tensor:
     weight, source_vector, target_vector, bias = head
     values = inputs @ weight
-    return (
-        attend(
-            values,
-            (values @ source_vector).view(-1),
-            (values @ target_vector).view(-1),
-            table,
-            keep,
-        )
-        + bias
-    )
+    source, target = (values @ vector for vector in (source_vector, target_vector))
+    return _attend_plain(values, source.view(-1), target.view(-1), table, keep) + bias
 
 
 def _drop(values: torch.Tensor, share: float, key: int) -> torch.Tensor:
     if share == 0.0:
         return values
     return values * keep_mask(tuple(values.shape), share, key).to(values.device)
-
-
-def keep_mask(shape: tuple[int, ...], share: float, key: int) -> torch.Tensor:
-    """0 for the share that is dropped, to the nearest 1/256, and a factor that keeps the mean else.
-
-    One random byte a value: drawing whole floats would take longer than the layer itself.
-
-    Example:
-        >>> from mbflow.select.gat import keep_mask
-        >>> keep_mask((2, 3), 0.0, 7).tolist()
-        [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
-    """
-    limit = min(255, round(share * 256))
-    count = int(np.prod(shape))
-    drawn = np.frombuffer(np.random.Generator(np.random.SFC64(key)).bytes(count), dtype=np.uint8)
-    keep = (drawn >= limit).astype(np.float32)
-    keep *= 256 / (256 - limit)
-    return torch.from_numpy(keep).view(shape)
 
 
 def _mean(parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -440,54 +347,49 @@ class Network:
             step: Number of the step, which keys dropout.
         """
         share = self._feature_dropout
-        attend = partial(_head, _attend_plain if self._plain else _Attend.apply)
         dropped = _drop(inputs, share, self._keys(step, 0)[0])
-        hidden = self._run(
-            attend,
-            *self._arguments(dropped, self._first, graph.first),
-            self._masks(graph.first, self._keys(step, 1)),
-        )
-        # The chain is cut at the joints between layers, so that each head's part of the backward
-        # pass, too, is a task on its own thread.
-        joined = torch.cat([part.detach() for part in hidden], dim=1).requires_grad_()
-        middle = _drop(torch.nn.functional.elu(joined), share, self._keys(step, 2)[0])
-        cut = middle.detach().requires_grad_()
-        outputs = self._run(
-            attend,
-            *self._arguments(cut, self._second, graph.second),
-            self._masks(graph.second, self._keys(step, 3)),
-        )
-        mean = _mean([part.detach() for part in outputs]).requires_grad_()
-        value = loss(mean)
-        (d_mean,) = torch.autograd.grad(value, mean)
-        heads = len(outputs)
-
-        def backward_second(output: torch.Tensor, head: Head) -> tuple[torch.Tensor, ...]:
-            return torch.autograd.grad(output, (*head, cut), d_mean / heads)
-
-        grads = self._run(backward_second, outputs, self._second.heads)
-        d_cut = grads[0][-1]
-        for parts in grads[1:]:
-            d_cut = d_cut + parts[-1]
-        (d_joined,) = torch.autograd.grad(middle, joined, d_cut)
-
-        def backward_first(
-            output: torch.Tensor, head: Head, grad: torch.Tensor
-        ) -> tuple[torch.Tensor, ...]:
-            return torch.autograd.grad(output, head, grad)
-
-        first = self._run(
-            backward_first, hidden, self._first.heads, torch.split(d_joined, self._hidden, dim=1)
-        )
-        flat = [grad for parts in first for grad in parts]
-        flat += [grad for parts in grads for grad in parts[:-1]]
-        for weight, grad in zip(self.weights, flat, strict=True):
+        masks = self._masks(graph.first, self._keys(step, 1))
+        hidden = self._layer(dropped, self._first, graph.first, masks)
+        middle = _drop(torch.nn.functional.elu(hidden), share, self._keys(step, 2)[0])
+        masks = self._masks(graph.second, self._keys(step, 3))
+        outputs = self._layer(middle, self._second, graph.second, masks)
+        heads = len(self._second.heads)
+        value = loss(_mean(outputs.view(len(outputs), heads, -1).unbind(dim=1)))
+        grads = torch.autograd.grad(value, self.weights)
+        for weight, grad in zip(self.weights, grads, strict=True):
             weight.grad = grad
         return float(value.detach())
 
-    def _arguments(self, inputs: torch.Tensor, layer: _Layer, table: Table) -> tuple[Any, ...]:
-        count = len(layer.heads)
-        return [inputs] * count, layer.heads, [table] * count
+    def _layer(
+        self,
+        inputs: torch.Tensor,
+        layer: _Layer,
+        table: Table,
+        masks: Sequence[torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """All heads of a layer side by side, with gradient: (targets, heads * width)."""
+        if self._plain:
+            keeps = [None] * len(layer.heads) if masks is None else masks
+            parts = [
+                _plain_head(inputs, head, table, keep)
+                for head, keep in zip(layer.heads, keeps, strict=True)
+            ]
+            return torch.cat(parts, dim=1)
+        factors = None
+        if masks is not None:
+            factors = torch.stack(list(masks), dim=2)
+            factors = factors.flatten(0, 1) if table.unused is None else factors[~table.unused]
+        weights, sources, targets, biases = zip(*layer.heads, strict=True)
+        return attend(
+            inputs,
+            table.edges,
+            weight=torch.stack(weights, dim=1),
+            source=torch.cat(sources, dim=1).t(),
+            target=torch.cat(targets, dim=1).t(),
+            bias=torch.cat(biases),
+            negative_slope=_SLOPE,
+            factors=factors,
+        )
 
     def _keys(self, step: int, place: int) -> list[int]:
         """One key a head for one use of dropout."""
@@ -501,9 +403,9 @@ class Network:
             self._drawn_from = first
         return [int(key) for key in self._drawn[step - first, place]]
 
-    def _masks(self, table: Table, keys: Sequence[int]) -> list[torch.Tensor | None]:
+    def _masks(self, table: Table, keys: Sequence[int]) -> list[torch.Tensor] | None:
         if self._attention_dropout == 0.0:
-            return [None] * len(keys)
+            return None
         shape, share = tuple(table.sources.shape), self._attention_dropout
         return self._run(lambda key: keep_mask(shape, share, key).to(self.device), keys)
 

@@ -10,10 +10,13 @@ Imports torch; the rest of `mbflow.select` imports this module only when attenti
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
+from mbflow.edge_attention import EdgeGraph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,44 +29,44 @@ _FEW = 1 / 8
 
 @dataclass(frozen=True)
 class Table:
-    """Neighbours as a table, and the same edges sorted by their source.
+    """Neighbours as a table, one row a target.
 
     Attributes:
         sources: int32 of shape (targets, slots): row numbers in the source matrix; slot 0 is the
             target itself, unused slots repeat it.
         unused: bool of the same shape, or None where all slots are used.
-        order: int32 of shape (targets * slots,): slots sorted by source.
-        targets: int32 of the same shape: the target of each slot in that order.
-        starts: int32 of shape (source rows + 1,): where in `order` each source begins.
+        source_rows: Rows of the source matrix.
 
     Example:
         >>> import numpy as np
         >>> from mbflow.select.subgraph import build_table
-        >>> table = build_table(np.array([[0, 1], [1, 0]], np.int32), None, 2)
-        >>> table.targets.tolist(), table.source_rows
-        ([0, 1, 0, 1], 2)
+        >>> table = build_table(np.array([[0, 1], [1, 1]], np.int32), np.eye(2, k=-1) < 0, 2)
+        >>> table.edges.edges, table.source_rows
+        (4, 2)
     """
 
     sources: torch.Tensor
     unused: torch.Tensor | None
-    order: torch.Tensor
-    targets: torch.Tensor
-    starts: torch.Tensor
+    source_rows: int
 
-    @property
-    def source_rows(self) -> int:
-        """Rows of the source matrix."""
-        return len(self.starts) - 1
+    @cached_property
+    def edges(self) -> EdgeGraph:
+        """The used slots as a ragged graph for the kernels, made once."""
+        sources = self.sources.numpy()
+        if self.unused is None:
+            offsets = np.arange(len(sources) + 1, dtype=np.int64) * sources.shape[1]
+            flat = sources.reshape(-1)
+        else:
+            used = ~self.unused.numpy()
+            offsets = np.zeros(len(sources) + 1, dtype=np.int64)
+            np.cumsum(used.sum(axis=1), out=offsets[1:])
+            flat = sources[used]
+        return EdgeGraph(offsets, flat, rows=self.source_rows, targets=sources[:, 0])
 
     def to(self, device: torch.device) -> Table:
         """The same table on another device."""
-        return Table(
-            self.sources.to(device),
-            None if self.unused is None else self.unused.to(device),
-            self.order.to(device),
-            self.targets.to(device),
-            self.starts.to(device),
-        )
+        unused = None if self.unused is None else self.unused.to(device)
+        return Table(self.sources.to(device), unused, self.source_rows)
 
 
 def dense_table(
@@ -116,24 +119,18 @@ def dense_table(
 def build_table(
     sources: NDArray[np.int32], unused: NDArray[np.bool_] | None, source_rows: int
 ) -> Table:
-    """The table with its transposed order.
+    """The table of these arrays, in torch.
 
     Example:
         >>> import numpy as np
         >>> from mbflow.select.subgraph import build_table
-        >>> build_table(np.array([[0, 1], [1, 0]], np.int32), None, 2).order.tolist()
-        [0, 3, 1, 2]
+        >>> build_table(np.array([[0, 1], [1, 0]], np.int32), None, 2).sources.shape
+        torch.Size([2, 2])
     """
-    flat = torch.from_numpy(np.ascontiguousarray(sources)).view(-1)
-    starts = np.zeros(source_rows + 1, dtype=np.int32)
-    np.cumsum(np.bincount(flat.numpy(), minlength=source_rows), out=starts[1:])
-    order = torch.argsort(flat, stable=True).to(torch.int32)
     return Table(
-        sources=flat.view(sources.shape),
+        sources=torch.from_numpy(np.ascontiguousarray(sources)),
         unused=None if unused is None else torch.from_numpy(unused),
-        order=order,
-        targets=order.div(sources.shape[1], rounding_mode="floor"),
-        starts=torch.from_numpy(starts),
+        source_rows=source_rows,
     )
 
 
