@@ -20,12 +20,14 @@ from mbflow.flow.run import run as _run
 from mbflow.flow.step import Catalogue
 from mbflow.flow.validate import Pipeline
 from mbflow.flow.validate import load as _load
+from mbflow.steps.graph import STEPS as GRAPH
+from mbflow.steps.graph_learning import STEPS as GRAPH_LEARNING
 from mbflow.steps.select import STEPS as SELECT
 from mbflow.steps.speech import STEPS as SPEECH
 
 __all__ = ["CATALOGUE", "load", "run"]
 
-CATALOGUE = Catalogue([*SELECT, *SPEECH])
+CATALOGUE = Catalogue([*SELECT, *SPEECH, *GRAPH, *GRAPH_LEARNING])
 
 
 def load(path: str | os.PathLike[str], *, assignments: Iterable[str] = ()) -> Pipeline:
