@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import xml.etree.ElementTree as ET
 
 import pytest
 
-from mbflow.chart import SERIES_COLOURS, bars, draw, lines, scatter
+from mbflow.chart import SERIES_COLOURS, bars, draw, has_spread, lines, scatter
 
 LINES = {
     "kind": "lines",
@@ -54,6 +55,38 @@ def test_one_line_a_series_with_a_gap_where_there_is_no_number() -> None:
     more = {**LINES, "series": [{"name": "x", "mean": [0.9, 0.8, 0.7], "sd": [0, 0, 0]}]}
     assert colours(lines(more, salt="c")) == {"--series-1"}
     assert svg.count("<use") > lines(more, salt="c").count("<use")
+
+
+def names_of(svg: str) -> list[str | None]:
+    return [node.text for node in ET.fromstring(svg).iter() if node.tag.endswith("text")]
+
+
+@pytest.mark.parametrize("count", [1, 2, 16, 17, 50, 400])
+def test_of_many_epochs_as_many_have_a_label_as_can_be_read(count) -> None:
+    epochs = [f"e{number}" for number in range(1, count + 1)]
+    series = [{"name": "training", "mean": [1 / number for number in range(1, count + 1)]}]
+    named = [name for name in names_of(lines({"groups": epochs, "series": series}, salt="c"))
+             if name and name.startswith("e")]  # fmt: skip
+    assert len(named) <= 16
+    assert len(named) > min(count, 16) // 2
+    assert named[-1] == epochs[-1]
+    places = [epochs.index(name) for name in named]
+    assert len({after - before for before, after in itertools.pairwise(places)}) <= 1
+
+
+@pytest.mark.parametrize("draw_one", [bars, lines])
+def test_only_several_runs_have_whiskers(draw_one) -> None:
+    def drawn(sd):
+        one = {"name": "gcn", "mean": [0.5, 0.7], "sd": sd}
+        chart = {"groups": ["valid", "test"], "series": [one]}
+        return has_spread(chart), draw_one(chart, salt="c")
+
+    without = drawn([None, None])
+    assert not without[0]
+    assert drawn([0.0, 0.0]) == without
+    there, svg = drawn([0.0, 0.1])
+    assert there
+    assert svg != without[1]
 
 
 def test_points_have_the_colour_of_their_group_and_kept_ones_lie_on_top() -> None:

@@ -273,7 +273,7 @@ def test_pickled_lengths_of_an_index_are_its_name(tmp_path):
 def test_what_the_readme_says_runs(root, tmp_path):
     """As a script, since its loader has worker processes."""
     text = (root / "README.md").read_text(encoding="utf-8")
-    section = text[text.index("## Batches of utterances") : text.index("## Measured")]
+    section = text.split("\n## Batches of utterances\n")[1].split("\n## ")[0]
     blocks = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 3
     script = tmp_path / "readme.py"

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["SERIES_COLOURS", "bars", "draw", "lines", "scatter", "series_names"]
+__all__ = ["SERIES_COLOURS", "bars", "draw", "has_spread", "lines", "scatter", "series_names"]
 
 SERIES_COLOURS = 6
 """Series that have a colour of their own; further ones start again with the first."""
@@ -30,6 +30,7 @@ _VARIABLES = {"#fe0001": "--ink", "#fe0002": "--faint", "#fe0003": "--grid"} | {
 }
 _INK, _FAINT, _GRID = "#fe0001", "#fe0002", "#fe0003"
 _LABELLED_BARS = 18
+_NAMED_GROUPS = 16
 _LARGEST_PLAIN = 1e7
 _WIDTH, _HEIGHT = 8.6, 3.3
 
@@ -44,6 +45,19 @@ def series_names(chart: Mapping[str, Any]) -> list[str]:
     """
     series = chart.get("series") or []
     return [str(one.get("name", f"series {number}")) for number, one in enumerate(series, 1)]
+
+
+def has_spread(chart: Mapping[str, Any]) -> bool:
+    """Whether a chart has whiskers: a deviation above 0, as single runs have none.
+
+    Example:
+        >>> from mbflow.chart import has_spread
+        >>> has_spread({"groups": ["a", "b"], "series": [{"mean": [0.5, 0.7], "sd": [0, None]}]})
+        False
+    """
+    groups = len(chart.get("groups") or [])
+    spreads = (_numbers(one.get("sd"), groups) for one in chart.get("series") or [])
+    return any(abs(sd) > 0 for row in spreads for sd in row)
 
 
 def draw(chart: Mapping[str, Any], *, salt: str) -> str:
@@ -97,7 +111,10 @@ def lines(chart: Mapping[str, Any], *, salt: str) -> str:
             axes.plot(places, row, color=_colour(index), linewidth=2, marker="o", markersize=5)
             _whiskers(axes, places, row, _numbers(one.get("sd"), len(groups)))
         axes.set_xlim(-0.3, len(groups) - 0.7)
-        axes.set_xticks(range(len(groups)), [_plain(_short(name, len(groups))) for name in groups])
+        # Of many groups, such as epochs, every so many has its name, and the last one always.
+        apart = -(-len(groups) // _NAMED_GROUPS)
+        named = range((len(groups) - 1) % apart, len(groups), apart)
+        axes.set_xticks(named, [_plain(_short(groups[at], len(named))) for at in named])
         axes.set_ylabel(_plain(str(chart.get("ylabel") or "")), color=_FAINT, labelpad=8)
         axes.tick_params(axis="x", length=0, colors=_INK, pad=6)
         axes.grid(visible=True, axis="y", color=_GRID, linewidth=1)
@@ -289,7 +306,8 @@ def _limits(heights: list[list[float]], spreads: list[list[float]]) -> tuple[flo
 
 
 def _whiskers(axes: Any, places: list[float], row: list[float], spread: list[float]) -> None:
-    shown = [i for i, sd in enumerate(spread) if not (math.isnan(sd) or math.isnan(row[i]))]
+    # No spread, as of a single run, has no whisker.
+    shown = [i for i, sd in enumerate(spread) if abs(sd) > 0 and not math.isnan(row[i])]
     axes.errorbar(
         [places[i] for i in shown],
         [row[i] for i in shown],

@@ -399,24 +399,28 @@ def report(run: RunPath) -> None:
 
 @app.command(epilog="Example: mbflow bench select --part evidence --data sets/ --out results")
 def bench(
-    subject: Annotated[str, typer.Argument(help="What to measure: select, stratified or batches.")],
+    subject: Annotated[str, typer.Argument(help="select, stratified, batches or graph.")],
     part: Annotated[
         str | None,
         typer.Option(
             help="Of select: graph (against FAISS, the default), evidence (accuracy on many sets), "
             "resources (time and memory against imbalanced-learn), scale (Parquet in and out). Of "
-            "batches: planner, padding, ranks, resume or scale (44 million items); default: all."
+            "batches: planner, padding, ranks, resume or scale (44 million items); default: all. "
+            "Of graph: sample, weighted, labor, csc (from Parquet), gat or bias; default: all."
         ),
     ] = None,
     repeats: Annotated[
         int, typer.Option(help="Interleaved repeats; medians are shown.", min=1)
     ] = 3,
     large: Annotated[
-        bool, typer.Option("--large", help="Also the largest sizes; takes minutes.")
+        bool, typer.Option("--large", help="The largest sizes; takes minutes. Graph: 124 M edges.")
     ] = False,
     data: Annotated[
         Path | None,
-        typer.Option(help="Evidence: Parquet files with a column `label`; default: bundled sets."),
+        typer.Option(
+            help="Evidence: Parquet files with a column `label`; default: bundled sets. Graph: a "
+            "folder that keeps the made-up graphs."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Evidence: paired splits of each set.", min=1)] = 10,
     peers: Annotated[
@@ -426,11 +430,11 @@ def bench(
         Path | None,
         typer.Option(
             help="Folder. Evidence: for its tables and finished splits. Batches: for the result as "
-            "JSON, a page and drawings."
+            "JSON, a page and drawings. Graph: as JSON."
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Batches: less of everything; a minute or two.")
+        bool, typer.Option("--quick", help="Batches: a minute or two. Graph: so without --large.")
     ] = False,
     items: Annotated[
         int | None, typer.Option(help="Batches: items of each corpus; default: 200,000.")
@@ -444,24 +448,20 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure against peers in the same run, as times and ratios. Needs the extra `bench`."""
-    from mbflow.bench import harness
+    from mbflow.bench import harness, subjects
 
     environment = harness.environment()
-    if subject == "batches":
-        from mbflow.bench import batches
-
-        parts = batches.PARTS if part is None else [part]
-        found = batches.run(
-            parts=parts, corpora=corpus, items=items, quick=quick, repeats=repeats, on_progress=_say
-        )
-        _tables({"environment": environment, **found}, out, as_json=as_json)
+    if subject in subjects.TABLED:
+        found = subjects.tables(
+            subject, part, repeats=repeats, large=large, quick=quick, items=items, corpora=corpus,
+            folder=data, on_progress=_say,
+        )  # fmt: skip
+        _tables(subject, {"environment": environment, **found}, out, as_json=as_json)
         return
     part = part or "graph"
     if (subject, part) == ("select", "evidence"):
         _evidence(data, seeds, peers=peers, out=out, as_json=as_json)
         return
-    from mbflow.bench import subjects
-
     records = subjects.run(subject, part, repeats=repeats, large=large, on_progress=_say)
     if as_json:
         _print_json({"environment": environment, "records": records})
@@ -472,12 +472,11 @@ def bench(
     _say("  ".join(f"{key}: {value}" for key, value in environment.items()))
 
 
-def _tables(result: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
-    """The tables of `bench batches`."""
-    from mbflow.bench import batch_report, batches
+def _tables(subject: str, result: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
+    from mbflow.bench import subjects
 
     if out is not None:
-        for path in batch_report.store(result, out):
+        for path in subjects.store(subject, result, out):
             _say(f"wrote {path}")
     if as_json:
         _print_json(result)
@@ -485,7 +484,7 @@ def _tables(result: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
     for name, records in result["tables"].items():
         columns = list(records[0])
         rows = [[record[key] for key in columns] for record in records]
-        _print_table(columns, rows, batches.TITLES[name])
+        _print_table(columns, rows, subjects.titles(subject)[name])
         _print("")
     _say("  ".join(f"{key}: {value}" for key, value in result["environment"].items()))
 

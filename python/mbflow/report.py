@@ -316,7 +316,7 @@ def _chart(chart: Mapping[str, Any], salt: str) -> _Chart | None:
         ylabel=str(chart.get("ylabel") or ""),
         series=_legend(known),
         svg=Markup(svg),  # noqa: S704 - matplotlib escapes every text in it
-        has_spread=any(_sequence(one.get("sd")) for one in series),
+        has_spread=charts.has_spread(known),
     )
 
 

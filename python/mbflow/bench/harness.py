@@ -19,7 +19,7 @@ from mbflow.errors import InvalidArgumentError, ResourceError
 
 __all__ = ["Case", "Measured", "environment", "measure", "peak_memory", "require_release"]
 
-_PACKAGES = ("numpy", "polars", "torch", "scikit-learn", "faiss-cpu", "lhotse")
+_PACKAGES = ("numpy", "polars", "torch", "scikit-learn", "faiss-cpu", "lhotse", "dgl")
 
 
 @dataclass(frozen=True)
