@@ -433,7 +433,7 @@ def test_from_the_command_line(
     assert list(found) == ["environment", "parameters", "tables"]
     assert list(found["tables"]) == ["padding", "order", "packing"]
     assert json.loads((tmp_path / "batches.json").read_text()) == found
-    cli._tables({"environment": {"cores": 2}, **result}, None, as_json=False)
+    cli._tables("batches", {"environment": {"cores": 2}, **result}, None, as_json=False)
     printed = capsys.readouterr()
     assert all(batches.TITLES[name] in printed.out for name in result["tables"])
     assert "cores: 2" in printed.err

@@ -159,7 +159,7 @@ def test_schema_accepts_our_pipelines_and_refuses_wrong_ones(root: Path) -> None
     for file in files:
         data = YAML(typ="safe").load(file)
         jsonschema.validate(data, schema)
-        next(iter(data["steps"].values()))["with"]["neighbors"] = 3
+        next(iter(data["steps"].values())).setdefault("with", {})["neighbors"] = 3
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(data, schema)
 

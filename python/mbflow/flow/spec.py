@@ -236,14 +236,15 @@ def schema(catalogue: Catalogue) -> dict[str, Any]:
 
 
 def _with_references(node: Any) -> Any:
-    """Let `${...}` stand wherever a number or a truth value may: it is filled in later."""
+    """Let `${...}` stand wherever a number, a truth value or one of some words may."""
     if isinstance(node, list):
         return [_with_references(item) for item in node]
     if not isinstance(node, dict):
         return node
     node = {key: _with_references(value) for key, value in node.items()}
     # A list: among properties, `type` may be a parameter of that name.
-    if node.get("type") in ["integer", "number", "boolean"]:
+    is_word = node.get("type") == "string" and isinstance(node.get("enum"), list)
+    if is_word or node.get("type") in ["integer", "number", "boolean"]:
         kept = {key: node.pop(key) for key in ("title", "description", "default") if key in node}
         return {**kept, "anyOf": [node, {"type": "string", "pattern": r"^\$\{[^{}]*\}$"}]}
     return node

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mbflow.errors import DataError
 from mbflow.flow.spec import Parameters
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from mbflow.graph import Graph
 
 __all__ = [
-    "Device",
     "LabelParameters",
     "Labels",
     "NodeParameters",
     "check_columns",
+    "check_device",
     "check_split",
     "node_ids",
     "read_features",
@@ -41,13 +41,27 @@ __all__ = [
 ]
 
 
-def _device(device: str) -> str:
+def check_device(device: str) -> str:
+    """Refuse what is no name of a device, as a validator of parameters.
+
+    Args:
+        device: Its name.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: It is none.
+
+    Example:
+        >>> from mbflow.steps.graph_nodes import check_device
+        >>> check_device("cuda:1")
+        'cuda:1'
+    """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise ValueError(f"expected `auto`, `cpu`, `cuda` or `cuda:N`, found `{device}`")
     return device
 
-
-Device = Annotated[str, AfterValidator(_device)]
 
 _LOOKED_AT = 5_000_000  # rows of a table that a forecast reads
 _VALIDATION = ("valid", "validation", "val", "dev")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mbflow.errors import DataError
 from mbflow.flow.dataset import Dataset
@@ -21,9 +21,9 @@ from mbflow.flow.spec import Parameters
 from mbflow.flow.step import Context, Forecast
 from mbflow.steps.graph_csc import open_graph
 from mbflow.steps.graph_nodes import (
-    Device,
     NodeParameters,
     check_columns,
+    check_device,
     node_ids,
     read_features,
     read_few_labels,
@@ -67,7 +67,9 @@ class PredictParameters(Parameters):
     embeddings: bool = Field(
         default=False, description="Write what the last convolution takes, in a list."
     )
-    device: Device = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+
+    _device = field_validator("device")(check_device)
 
 
 class EvaluateParameters(Parameters):
@@ -79,7 +81,9 @@ class EvaluateParameters(Parameters):
         'auto'
     """
 
-    device: Device = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+
+    _device = field_validator("device")(check_device)
 
 
 def predict(context: Context, parameters: PredictParameters) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mbflow import _native
 from mbflow.errors import DataError, InvalidArgumentError
@@ -27,10 +27,10 @@ from mbflow.flow.step import Context, Forecast
 from mbflow.graph import Graph
 from mbflow.steps.graph_csc import open_graph
 from mbflow.steps.graph_nodes import (
-    Device,
     LabelParameters,
     Labels,
     check_columns,
+    check_device,
     read_features,
     read_few_labels,
     read_labels,
@@ -113,7 +113,9 @@ class TrainParameters(LabelParameters, SamplingParameters):
         description="Trainings, each with a seed of its own; the one with the best validation "
         "predicts, and `graph.evaluate` measures all.",
     )
-    device: Device = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+
+    _device = field_validator("device")(check_device)
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
