@@ -308,7 +308,8 @@ def test_an_interrupt_at_any_time_has_its_exit_code(root: Path, seconds: float) 
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     # The interpreter itself answers before mbflow is there, and a fast machine may be done.
-    assert process.returncode in (0, 5) or (seconds < 0.2 and process.returncode in (1, -2, 130))
+    before = process.returncode in (1, -2, 130) and (seconds < 0.2 or "mbflow" not in errors)
+    assert process.returncode in (0, 5) or before
     if process.returncode == 5:
         assert errors.endswith("interrupted\n")
         assert "Traceback" not in errors
