@@ -510,7 +510,7 @@ def test_what_the_network_does_not_use_is_noted(tmp_path: Path) -> None:
 
 def test_validation_on_the_test_split_is_noted(tmp_path: Path) -> None:
     write(tmp_path, columns_of())
-    for split, noted in (("test", True), ("train", True), ("valid", False)):
+    for split, noted in (("test", True), ("valid", False)):
         given = SMALL.replace("MODEL", "gcn")[:-1] + f", validation: {split}}}"
         found = run(pipeline(tmp_path, TRAIN.format(given))).outputs["train"].manifest["notes"]
         assert any("decides which epoch is best" in note for note in found) == noted

@@ -28,6 +28,7 @@ steps:
 run: {out: runs}
 """
 STEP_NAMES = (
+    "graph.csc, graph.evaluate, graph.predict, graph.sample, graph.train, "
     "select.attention, select.evaluate, select.graph, select.hash_graph, select.keep, "
     "speech.batches, speech.buckets, speech.durations, speech.pack"
 )

@@ -339,7 +339,7 @@ def _note_data(context: Context, examples: Examples, parameters: TrainParameters
         f"{graph.nodes:,} nodes, {graph.edges:,} edges, {examples.features.shape[1]:,} features, "
         f"{len(labels.classes)} classes; {', '.join(parts)}"
     )
-    if labels.validation in (parameters.test, parameters.train):
+    if labels.validation is not None and labels.validation == labels.test:
         context.note(
             f"the split `{labels.validation}` decides which epoch is best (`validation`), so that "
             "the accuracy on it says little of new nodes"
