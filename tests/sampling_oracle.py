@@ -81,8 +81,8 @@ def weighted(draws: Draws, weights: list[float], count: int, *, whole: bool) -> 
         misses = 4 + count // 2
         fresh: list[int] = []
         while misses and len(taken) < count and not (len(fresh) == len(rest) and not whole):
-            # From the sums of the whole list as many are drawn at a time as are needed.
-            for unit in [draws.unit() for _ in range(count - len(taken) if whole else 1)]:
+            # All that are needed are drawn at once from the sums of the whole list, then one by one.
+            for unit in [draws.unit() for _ in range(count if whole and not taken else 1)]:
                 index = rest[bisect.bisect_right(sums, unit * sums[-1])]
                 if index in taken:
                     misses = max(misses - 1, 0)

@@ -185,6 +185,25 @@ def test_threads_and_processes_change_nothing():
             assert one.edges.tolist() == two.edges.tolist()
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint32"])
+def test_memory_is_used_again_only_when_nothing_shows_it_any_more(dtype):
+    graph = random_graph(20_000, 400_000)
+    seeds = np.arange(2000)
+    sampler = NeighbourSampler(graph, [15, 10], dtype=dtype)
+    kept = sampler.sample(seeds, batch=0)
+    # A view of an array keeps its memory, also when the sample is gone.
+    view = sampler.sample(seeds, batch=1).layers[1].sources[5:]
+    copies = kept.nodes.copy(), [layer.edges.copy() for layer in kept.layers], view.copy()
+    for batch in range(2, 12):
+        sampler.sample(seeds, batch=batch)
+    assert np.array_equal(kept.nodes, copies[0])
+    assert all(map(np.array_equal, [layer.edges for layer in kept.layers], copies[1]))
+    assert np.array_equal(view, copies[2])
+    del sampler
+    again = NeighbourSampler(graph, [15, 10], dtype=dtype).sample(seeds, batch=1)
+    assert np.array_equal(view, again.layers[1].sources[5:])
+
+
 def test_seed_epoch_and_batch_each_give_other_samples():
     graph = random_graph()
     samples = {

@@ -406,7 +406,7 @@ def bench(
             help="Of select: graph (against FAISS, the default), evidence (accuracy on many sets), "
             "resources (time and memory against imbalanced-learn), scale (Parquet in and out). Of "
             "batches: planner, padding, ranks, resume or scale (44 million items); default: all. "
-            "Of graph: sample, weighted, labor, csc (from Parquet), gat or bias; default: all."
+            "Of graph: sample, cached, weighted, labor, csc (Parquet), gat or bias; default: all."
         ),
     ] = None,
     repeats: Annotated[

@@ -40,15 +40,14 @@ pub(crate) trait Loops {
     fn run(self) -> Self::Output;
 }
 
-/// Asks for the cache line that holds `values[at]`, where there is such a value.
+/// Asks for the cache line that holds `values[at]`; where there is no such value nothing happens, or some line is loaded.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "one instruction")]
 pub(crate) fn prefetch<T>(values: &[T], at: usize) {
     #[cfg(target_arch = "x86_64")]
-    if at < values.len() {
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: the place is inside the slice; a prefetch reads nothing that the program could see.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().add(at).cast()) };
+        // SAFETY: a prefetch of any address, mapped or not, neither faults nor reads what the program could see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(at).cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (values, at);

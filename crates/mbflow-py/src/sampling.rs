@@ -1,12 +1,15 @@
 //! Sampled neighbourhoods, random walks and negative edges.
 #![expect(clippy::needless_pass_by_value, reason = "arrays that are only read come by value")]
 
-use std::sync::{Mutex, PoisonError};
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mbflow_core::sampling::{
-    self as core, ALL, Columns, Hop, Id, Method, Neighbourhood, Relation, Scratch, TimeOrder, WeightSums,
+    self as core, ALL, Columns, Hop, Id, Method, Neighbourhood, Relation, Scratch, Spares, TimeOrder,
+    WeightSums,
 };
 use mbflow_core::{Cancel, Error, Exec, KeyedPermutation, Seed, stream};
+use numpy::ndarray::ArrayView1;
 use numpy::{Element, IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
@@ -130,6 +133,7 @@ pub(crate) struct Sampler {
     page: Option<u32>,
     narrow: bool,
     scratch: Mutex<Vec<Scratch>>,
+    spares: Arc<Spares>,
 }
 
 #[pymethods]
@@ -167,7 +171,18 @@ impl Sampler {
             return Err(invalid_argument("page: expected at least one node a page, got 0"));
         }
         let rule = Rule { method, replace, across_layers };
-        Ok(Self { nodes, edges, rule, seed, expand_new, trees, page, narrow, scratch: Mutex::default() })
+        Ok(Self {
+            nodes,
+            edges,
+            rule,
+            seed,
+            expand_new,
+            trees,
+            page,
+            narrow,
+            scratch: Mutex::default(),
+            spares: Arc::default(),
+        })
     }
 
     /// What is sampled around some seeds of each type.
@@ -206,22 +221,23 @@ impl Sampler {
         // Without replacement a layer takes each edge once at most (for each tree).
         let once = edges.saturating_mul(self.edges.first().map_or(0, |edges| edges.fanouts.len()));
         let most = if self.rule.replace || self.trees { most } else { most.min(once) };
-        let mut scratch = self.scratches().pop().unwrap_or_default();
+        let scratch = self.scratches().pop();
+        let mut scratch = scratch.unwrap_or_else(|| Scratch::with_spares(Arc::clone(&self.spares)));
         let result = if self.narrow && u32::try_from(edges).is_ok() {
             let found = run(py, most, |exec| {
                 sampler.sample::<u32, u32>(exec, &seeds, times, epoch, batch, &mut scratch)
             });
-            found.and_then(|found| to_tuple(py, found, self.narrow))
+            found.and_then(|found| to_tuple(py, found, self.narrow, &self.spares))
         } else if self.narrow {
             let found = run(py, most, |exec| {
                 sampler.sample::<u32, i64>(exec, &seeds, times, epoch, batch, &mut scratch)
             });
-            found.and_then(|found| to_tuple(py, found, self.narrow))
+            found.and_then(|found| to_tuple(py, found, self.narrow, &self.spares))
         } else {
             let found = run(py, most, |exec| {
                 sampler.sample::<i64, i64>(exec, &seeds, times, epoch, batch, &mut scratch)
             });
-            found.and_then(|found| to_tuple(py, found, self.narrow))
+            found.and_then(|found| to_tuple(py, found, self.narrow, &self.spares))
         };
         self.scratches().push(scratch);
         result
@@ -249,38 +265,93 @@ fn run<T: Send>(
 }
 
 /// Nodes, trees, hops, sizes and seeds as arrays.
-fn to_tuple<L: Id + Element, P: Id + Element>(
-    py: Python<'_>,
+fn to_tuple<'py, L: Kept, P: Kept>(
+    py: Python<'py>,
     found: Neighbourhood<L, P>,
     narrow: bool,
-) -> PyResult<Bound<'_, PyTuple>> {
-    let nodes = found.nodes.into_iter().map(|ids| {
-        if narrow { ids.into_pyarray(py).into_any() } else { wide(ids).into_pyarray(py).into_any() }
-    });
-    let nodes = PyList::new(py, nodes.collect::<Vec<_>>())?;
+    spares: &Arc<Spares>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let nodes = found
+        .nodes
+        .into_iter()
+        .map(|ids| if narrow { kept(py, ids, spares) } else { kept(py, wide(ids, spares), spares) });
+    let nodes = PyList::new(py, nodes.collect::<PyResult<Vec<_>>>()?)?;
     let trees = match found.trees {
         None => None,
         Some(trees) => {
-            let trees = trees.into_iter().map(|trees| wide(trees).into_pyarray(py));
+            let trees = trees.into_iter().map(|trees| wide(trees, spares).into_pyarray(py));
             Some(PyList::new(py, trees.collect::<Vec<_>>())?)
         }
     };
     let hops = found.hops.into_iter().map(|hops| {
         let hops = hops.into_iter().map(|hop| {
-            hop.map(|Hop { first, offsets, sources, edges, weights }| {
-                let weights = weights.map(|weights| weights.into_pyarray(py));
-                (first, offsets.into_pyarray(py), sources.into_pyarray(py), edges.into_pyarray(py), weights)
-            })
+            let Some(Hop { first, offsets, sources, edges, weights }) = hop else { return Ok(None) };
+            let weights = weights.map(|weights| weights.into_pyarray(py));
+            let [offsets, sources, edges] =
+                [kept(py, offsets, spares)?, kept(py, sources, spares)?, kept(py, edges, spares)?];
+            Ok(Some((first, offsets, sources, edges, weights)))
         });
-        hops.collect::<Vec<_>>()
+        hops.collect::<PyResult<Vec<_>>>()
     });
-    let hops = hops.collect::<Vec<_>>();
-    let seeds = found.seeds.into_iter().map(|places| wide(places).into_pyarray(py)).collect::<Vec<_>>();
+    let hops = hops.collect::<PyResult<Vec<_>>>()?;
+    let seeds =
+        found.seeds.into_iter().map(|places| wide(places, spares).into_pyarray(py)).collect::<Vec<_>>();
     (nodes, trees, hops, found.sizes, seeds).into_pyobject(py)
 }
 
-fn wide(ids: Vec<u32>) -> Vec<i64> {
-    ids.into_iter().map(i64::from).collect()
+fn wide(ids: Vec<u32>, spares: &Spares) -> Vec<i64> {
+    let mut found = spares.take(ids.len());
+    found.extend(ids.iter().copied().map(i64::from));
+    spares.give(ids);
+    found
+}
+
+/// The memory of an array of a sample, which goes back to the sampler when the array is gone.
+#[pyclass(frozen, module = "mbflow._native.sampling")]
+struct Memory {
+    wide: Vec<i64>,
+    narrow: Vec<u32>,
+    spares: Arc<Spares>,
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.spares.give(mem::take(&mut self.wide));
+        self.spares.give(mem::take(&mut self.narrow));
+    }
+}
+
+/// A type whose arrays are kept.
+trait Kept: Id + Element {
+    fn into_memory(values: Vec<Self>, spares: Arc<Spares>) -> Memory;
+    fn in_memory(memory: &Memory) -> &[Self];
+}
+
+impl Kept for i64 {
+    fn into_memory(values: Vec<Self>, spares: Arc<Spares>) -> Memory {
+        Memory { wide: values, narrow: Vec::new(), spares }
+    }
+    fn in_memory(memory: &Memory) -> &[Self] {
+        &memory.wide
+    }
+}
+
+impl Kept for u32 {
+    fn into_memory(values: Vec<Self>, spares: Arc<Spares>) -> Memory {
+        Memory { wide: Vec::new(), narrow: values, spares }
+    }
+    fn in_memory(memory: &Memory) -> &[Self] {
+        &memory.narrow
+    }
+}
+
+/// An array whose memory goes back to the sampler.
+fn kept<'py, T: Kept>(py: Python<'py>, values: Vec<T>, spares: &Arc<Spares>) -> PyResult<Bound<'py, PyAny>> {
+    let memory = Bound::new(py, T::into_memory(values, Arc::clone(spares)))?;
+    let view = ArrayView1::from(T::in_memory(memory.get()));
+    // SAFETY: the array holds `memory`, which never changes its arrays until it is dropped.
+    let array = unsafe { PyArray1::borrow_from_array(&view, memory.clone().into_any()) };
+    Ok(array.into_any())
 }
 
 /// The sums that weighted draws need.

@@ -81,10 +81,8 @@ pub(super) fn hop<L: Id, P: Id>(
         }
         hop.offsets.push(ids.len() as i64);
     }
-    let mut places = vec![0; ids.len()];
-    let refused = scratch.table(step.source).places(&ids, &[], nodes, &mut places);
+    let refused = scratch.table(step.source).places(&ids, &[], nodes, &mut hop.sources);
     refused.map_err(|refused| refused.into_error(step.limit))?;
-    hop.sources = places.into_iter().map(|place| L::of(u64::from(place))).collect();
     hop.weights = Some(weights);
     Ok(hop)
 }

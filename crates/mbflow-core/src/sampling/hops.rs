@@ -1,14 +1,21 @@
 //! The walk outward: layer by layer, relation by relation.
 
+use std::sync::{Arc, Mutex};
+
 use super::draws::Draws;
 use super::pick::{self, List, Pad};
+use super::spares::Spares;
 use super::table::{Nodes, Refused, Table};
 use super::{Columns, Method, Relation, budget, pages};
 use crate::simd::prefetch;
 use crate::{Error, Exec, Seed, stream};
 
 /// Edges worked on at a time: what is loaded ahead for them fits the first level of cache.
-const AHEAD: usize = 256;
+const AHEAD: usize = 128;
+/// Targets whose offsets are loaded ahead.
+const FAR: usize = 64;
+/// Edges of a turn between reading and numbering.
+const PART: usize = 32;
 
 /// A type that ids and positions are given in.
 pub trait Id: Copy + Send + Default + 'static {
@@ -16,6 +23,9 @@ pub trait Id: Copy + Send + Default + 'static {
     fn of(number: u64) -> Self;
     /// The number itself.
     fn number(self) -> u64;
+    /// Arrays of this type that are kept.
+    #[doc(hidden)]
+    fn spares(spares: &Spares) -> &Mutex<Vec<Vec<Self>>>;
 }
 
 impl Id for i64 {
@@ -27,6 +37,9 @@ impl Id for i64 {
     fn number(self) -> u64 {
         self as u64
     }
+    fn spares(spares: &Spares) -> &Mutex<Vec<Vec<Self>>> {
+        &spares.wide
+    }
 }
 
 impl Id for u32 {
@@ -37,6 +50,9 @@ impl Id for u32 {
     #[inline]
     fn number(self) -> u64 {
         u64::from(self)
+    }
+    fn spares(spares: &Spares) -> &Mutex<Vec<Vec<Self>>> {
+        &spares.narrow
     }
 }
 
@@ -90,9 +106,14 @@ pub struct Scratch {
     targets: Vec<u32>,
     target_trees: Vec<u32>,
     positions: Vec<u64>,
-    ids: Vec<u32>,
-    edge_trees: Vec<u32>,
-    places: Vec<u32>,
+    /// Sources of the edges that get their places next, and of those after them.
+    last: Nodes,
+    next: Nodes,
+    /// How many nodes of each type the last sample had, and how many edges a target in each layer and relation: the next
+    /// sample is much like it, and arrays of about the right size leave no memory to be given back and asked for again.
+    usual_nodes: Vec<usize>,
+    usual_edges: Vec<f64>,
+    spares: Arc<Spares>,
 }
 
 impl<'a> Sampler<'a> {
@@ -169,12 +190,16 @@ impl<'a> Sampler<'a> {
         scratch: &mut Scratch,
     ) -> Result<Neighbourhood<L, P>, Error> {
         scratch.begin(&self.nodes, self.trees);
-        let mut nodes = vec![Nodes::default(); self.nodes.len()];
+        scratch.usual_edges.resize(self.layers * self.relations.len(), f64::INFINITY);
+        // A little more than the last sample had, since samples differ.
+        let room = |&count: &usize| scratch.spares.take(count + count / 16);
+        let empty = |ids| Nodes { ids, trees: Vec::new() };
+        let mut nodes: Vec<Nodes> = scratch.usual_nodes.iter().map(room).map(empty).collect();
         let mut places = Vec::with_capacity(seeds.len());
         let mut tree = 0_u32;
         for (kind, seeds) in seeds.iter().enumerate() {
             let ids = self.checked(seeds, kind)?;
-            let mut given = vec![0; ids.len()];
+            let mut given = Vec::new();
             let trees: Vec<u32> = if self.trees {
                 let trees = (tree..tree + ids.len() as u32).collect();
                 tree += ids.len() as u32;
@@ -218,6 +243,7 @@ impl<'a> Sampler<'a> {
                     first,
                     source,
                     limit: self.nodes[source],
+                    slot: layer * self.relations.len() + index,
                 };
                 found.push(Some(if let Method::Budget = relation.method {
                     budget::hop(&step, exec, &mut nodes[source], scratch)?
@@ -245,6 +271,7 @@ impl<'a> Sampler<'a> {
             begun = known;
             hops.push(found);
         }
+        scratch.usual_nodes = nodes.iter().map(|nodes| nodes.ids.len()).collect();
         let (ids, trees): (Vec<_>, Vec<_>) = nodes.into_iter().map(|nodes| (nodes.ids, nodes.trees)).unzip();
         Ok(Neighbourhood { nodes: ids, trees: self.trees.then_some(trees), hops, sizes, seeds: places })
     }
@@ -263,9 +290,15 @@ impl<'a> Sampler<'a> {
 }
 
 impl Scratch {
+    /// Takes arrays for samples from `spares`, where there are any.
+    pub fn with_spares(spares: Arc<Spares>) -> Self {
+        Self { spares, ..Self::default() }
+    }
+
     fn begin(&mut self, nodes: &[u64], trees: bool) {
         if self.tables.len() != nodes.len() {
             self.tables = nodes.iter().map(|&nodes| Table::new(nodes, trees)).collect();
+            self.usual_nodes = vec![0; nodes.len()];
         }
         for table in &mut self.tables {
             table.begin();
@@ -311,6 +344,8 @@ pub(super) struct Step<'s, 'a> {
     pub(super) first: usize,
     pub(super) source: usize,
     pub(super) limit: u64,
+    /// The place of the layer and relation among all.
+    pub(super) slot: usize,
 }
 
 impl Step<'_, '_> {
@@ -323,6 +358,30 @@ impl Step<'_, '_> {
             return Ok(List { start, len, order });
         }
         Ok(List { start, len, order: None })
+    }
+
+    #[inline]
+    fn draws(&self, target: u32, tree: Option<&u32>) -> Draws {
+        Draws::new(self.key, u64::from(target) | tree.map_or(0, |&tree| (u64::from(tree) + 1) << 32))
+    }
+
+    /// Makes the first draws of the targets of a chunk, where the method looks them up in memory.
+    #[inline]
+    fn draw_ahead(&self, targets: &[u32], trees: Option<&[u32]>, pad: &mut Pad) -> Result<(), Error> {
+        let Method::Weighted { sums, replace: false } = self.relation.method else { return Ok(()) };
+        pad.begin_chunk();
+        for (at, &target) in targets.iter().enumerate() {
+            let tree = trees.map(|trees| &trees[at]);
+            pick::draw_ahead(
+                self.draws(target, tree),
+                target,
+                self.list(target, tree)?,
+                self.fanout,
+                sums,
+                pad,
+            );
+        }
+        Ok(())
     }
 
     /// Starts loading what the method reads first of each target.
@@ -352,40 +411,46 @@ impl Step<'_, '_> {
         scratch: &mut Scratch,
     ) -> Result<Hop<L, P>, Error> {
         let Columns { offsets, sources } = self.relation.columns;
-        let Scratch { tables, pad, targets, target_trees, positions, ids, edge_trees, places } = scratch;
+        let Scratch {
+            tables, pad, targets, target_trees, positions, last, next, usual_edges, spares, ..
+        } = scratch;
+        // What a hop that failed has left.
+        last.clear();
+        next.clear();
         let table = &mut tables[self.source];
-        let bound = if self.fanout == super::ALL { 0 } else { targets.len().saturating_mul(self.fanout) };
         // A hint only: hubs are rare, and most graphs have fewer edges a node than large fan-outs ask for.
-        let bound = bound.min(targets.len() * 32).min(1 << 24);
+        let most = if self.fanout == super::ALL { 0 } else { self.fanout.min(32) };
+        let usual = (targets.len() as f64 * usual_edges[self.slot] * 1.1) as usize;
+        let bound = targets.len().saturating_mul(most).min(usual).min(1 << 24);
         let mut hop = Hop {
             first: self.first,
-            offsets: Vec::with_capacity(targets.len() + 1),
-            sources: Vec::with_capacity(bound),
-            edges: Vec::with_capacity(bound),
+            offsets: spares.take(targets.len() + 1),
+            sources: spares.take(bound),
+            edges: spares.take(bound),
             weights: None,
         };
         hop.offsets.push(0);
         let fanout = self.fanout;
         let step = (AHEAD / fanout.clamp(1, AHEAD)).clamp(4, 64);
-        for target in &targets[..targets.len().min(step)] {
+        for target in &targets[..targets.len().min(FAR)] {
             prefetch(offsets, *target as usize);
         }
+        self.load(&targets[..targets.len().min(step)]);
         for chunk in (0..targets.len()).step_by(step) {
             exec.check()?;
             let end = (chunk + step).min(targets.len());
-            for &target in &targets[end..targets.len().min(end + step)] {
-                prefetch(offsets, target as usize);
-                prefetch(offsets, target as usize + 1);
-            }
-            self.load(&targets[chunk..end]);
+            self.load(&targets[end..targets.len().min(end + step)]);
+            self.draw_ahead(&targets[chunk..end], target_trees.get(chunk..end), pad)?;
             positions.clear();
-            edge_trees.clear();
             let edges = hop.edges.len();
             for (at, &target) in targets.iter().enumerate().take(end).skip(chunk) {
+                if let Some(&later) = targets.get(at + FAR) {
+                    prefetch(offsets, later as usize);
+                    prefetch(offsets, later as usize + 1);
+                }
                 let tree = target_trees.get(at);
                 let list = self.list(target, tree)?;
-                let keyed = u64::from(target) | tree.map_or(0, |&tree| (u64::from(tree) + 1) << 32);
-                let draws = || Draws::new(self.key, keyed);
+                let draws = || self.draws(target, tree);
                 match self.relation.method {
                     Method::Uniform { replace: false } => {
                         pick::uniform(draws, list, fanout, sources, pad, positions);
@@ -394,7 +459,7 @@ impl Step<'_, '_> {
                         pick::uniform_with_replacement(exec, draws, list, fanout, sources, positions)?;
                     }
                     Method::Weighted { sums, replace: false } => {
-                        pick::weighted(draws, target, list, fanout, sums, sources, pad, positions);
+                        pick::weighted(at - chunk, target, list, fanout, sums, sources, pad, positions);
                     }
                     Method::Weighted { sums, replace: true } => {
                         pick::weighted_with_replacement(
@@ -406,26 +471,40 @@ impl Step<'_, '_> {
                 }
                 hop.offsets.push((edges + positions.len()) as i64);
                 if let Some(&tree) = tree {
-                    edge_trees.resize(positions.len(), tree);
+                    next.trees.resize(positions.len(), tree);
                 }
             }
             // Fan-outs of billions with replacement are allowed: memory may end.
             let more = positions.len();
             let full = |_| Error::Memory { what: "fanouts", count: more as u64 };
             hop.edges.try_reserve(more).map_err(full)?;
-            hop.sources.try_reserve(more).map_err(full)?;
-            ids.clear();
-            ids.try_reserve(more).map_err(full)?;
-            places.clear();
-            places.try_reserve(more).map_err(full)?;
-            ids.extend(positions.iter().map(|&position| sources[position as usize]));
-            table.prefetch(ids, edge_trees);
+            hop.sources.try_reserve(last.ids.len() + more).map_err(full)?;
+            next.ids.try_reserve(more).map_err(full)?;
             hop.edges.extend(positions.iter().map(|&position| P::of(position)));
-            places.resize(ids.len(), 0);
-            let refused = table.places(ids, edge_trees, nodes, places);
-            refused.map_err(|refused| refused.into_error(self.limit))?;
-            hop.sources.extend(places.iter().map(|&place| L::of(u64::from(place))));
+            // The sources of these edges are read, and the entries of the table asked for, by turns with the numbering
+            // of those before, so that there is always something to do until memory answers.
+            for begin in (0..more.max(last.ids.len())).step_by(PART) {
+                let read = begin.min(more)..(begin + PART).min(more);
+                next.ids.extend(positions[read.clone()].iter().map(|&position| sources[position as usize]));
+                table.prefetch(&next.ids[read.clone()], part(&next.trees, read));
+                let known = begin.min(last.ids.len())..(begin + PART).min(last.ids.len());
+                let trees = part(&last.trees, known.clone());
+                let refused = table.places(&last.ids[known], trees, nodes, &mut hop.sources);
+                refused.map_err(|refused| refused.into_error(self.limit))?;
+            }
+            std::mem::swap(last, next);
+            next.clear();
         }
+        let refused = table.places(&last.ids, &last.trees, nodes, &mut hop.sources);
+        refused.map_err(|refused| refused.into_error(self.limit))?;
+        last.clear();
+        usual_edges[self.slot] = hop.edges.len() as f64 / targets.len().max(1) as f64;
         Ok(hop)
     }
+}
+
+/// The trees of some edges, where trees are kept apart.
+#[inline]
+fn part(trees: &[u32], edges: std::ops::Range<usize>) -> &[u32] {
+    trees.get(edges).unwrap_or_default()
 }

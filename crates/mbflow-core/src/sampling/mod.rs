@@ -9,12 +9,14 @@ mod draws;
 mod hops;
 mod pages;
 mod pick;
+mod spares;
 mod table;
 mod times;
 mod walk;
 mod weights;
 
 pub use hops::{Hop, Id, Neighbourhood, Sampler, Scratch};
+pub use spares::Spares;
 pub use times::{TimeOrder, time_order};
 pub use walk::{NegativeEdges, walks};
 pub use weights::{WeightSums, weight_sums};

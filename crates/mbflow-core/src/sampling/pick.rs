@@ -54,6 +54,22 @@ pub(super) struct Pad {
     rest: Vec<(u32, f64)>,
     places: Vec<u32>,
     values: Vec<(u32, f64)>,
+    ahead: Vec<Ahead>,
+}
+
+/// The first weighted draws of one node: where they end among the values of its chunk, and the generator after them.
+#[derive(Debug)]
+struct Ahead {
+    end: usize,
+    draws: Draws,
+}
+
+impl Pad {
+    /// Forgets what was drawn ahead.
+    pub(super) fn begin_chunk(&mut self) {
+        self.values.clear();
+        self.ahead.clear();
+    }
 }
 
 impl Default for Pad {
@@ -65,6 +81,7 @@ impl Default for Pad {
             rest: Vec::new(),
             places: Vec::new(),
             values: Vec::new(),
+            ahead: Vec::new(),
         }
     }
 }
@@ -121,9 +138,9 @@ pub(super) fn uniform(
     let mut draws = draws();
     let first = list.len - count as u32;
     if count <= 16 {
-        floyd::<16>(&mut draws, first, count, |index| push(list, index, sources, out));
+        few::<16>(&mut draws, list, first, count, sources, out);
     } else if count <= FEW {
-        floyd::<FEW>(&mut draws, first, count, |index| push(list, index, sources, out));
+        few::<FEW>(&mut draws, list, first, count, sources, out);
     } else {
         pad.taken.clear(count);
         for last in first..list.len {
@@ -139,17 +156,71 @@ pub(super) fn uniform(
     }
 }
 
-/// Floyd's algorithm (Bentley, Floyd: "A sample of brilliance", CACM 1987), with what is taken in `LANES` registers.
+/// Bits that tell what is taken of a list.
+const CELLS: u32 = 1024;
+
+/// What is taken: of a list of up to [`CELLS`] edges each has a bit of its own, edges of longer ones share them.
+#[derive(Default)]
+struct Hints([u64; CELLS as usize / 64]);
+
+impl Hints {
+    /// Whether the edge may be taken, or is for sure where each has a bit of its own.
+    #[inline]
+    fn has(&self, index: u32) -> bool {
+        self.0[(index % CELLS) as usize / 64] >> (index % 64) & 1 != 0
+    }
+
+    #[inline]
+    fn add(&mut self, index: u32) {
+        self.0[(index % CELLS) as usize / 64] |= 1 << (index % 64);
+    }
+}
+
+/// Floyd's algorithm (Bentley, Floyd: "A sample of brilliance", CACM 1987) for at most `MOST` edges: rank `i`, below
+/// `first + i + 1`, stands for `first + i` where it is taken already.
 #[inline]
-fn floyd<const LANES: usize>(draws: &mut Draws, first: u32, count: usize, mut take: impl FnMut(u32)) {
-    let mut taken = [u32::MAX; LANES];
-    for (last, place) in (first..).zip(0..count) {
-        let value = draws.below(last + 1);
-        // All lanes are compared, without branches: free ones hold what no draw is.
-        let is_taken = taken.iter().fold(0, |found, &other| found | u32::from(other == value)) != 0;
-        let index = if is_taken { last } else { value };
-        taken[place] = index;
-        take(index);
+fn few<const MOST: usize>(
+    draws: &mut Draws,
+    list: List<'_>,
+    first: u32,
+    count: usize,
+    sources: &[u32],
+    out: &mut Vec<u64>,
+) {
+    let mut ranks = [0; MOST];
+    draws.ranks(first, count, &mut ranks);
+    let from = out.len();
+    out.resize(from + count, list.start);
+    let picks = &mut out[from..];
+    if list.len <= u64::BITS {
+        let mut taken = 0_u64;
+        for ((&rank, last), position) in ranks.iter().zip(first..).zip(&mut *picks) {
+            let index = if taken >> rank & 1 == 0 { rank } else { last };
+            taken |= 1 << index;
+            *position += u64::from(index);
+            prefetch(sources, *position as usize);
+        }
+    } else {
+        let is_exact = list.len <= CELLS;
+        let mut taken = Hints::default();
+        for place in 0..picks.len().min(MOST) {
+            let rank = ranks[place];
+            let mut is_taken = taken.has(rank);
+            if !is_exact && is_taken {
+                is_taken = ranks[..place].contains(&rank);
+            }
+            let index = if is_taken { first + place as u32 } else { rank };
+            ranks[place] = index;
+            taken.add(index);
+            picks[place] += u64::from(index);
+            prefetch(sources, picks[place] as usize);
+        }
+    }
+    if list.order.is_some() {
+        for position in picks {
+            *position = list.position((*position - list.start) as u32);
+            prefetch(sources, *position as usize);
+        }
     }
 }
 
@@ -289,14 +360,37 @@ impl Loops for Below<'_> {
     }
 }
 
+/// Draws for [`weighted`] as many values as it needs at first, for all nodes of a chunk in turn: their weights are on
+/// their way while those of others are drawn.
+#[inline]
+pub(super) fn draw_ahead(
+    mut draws: Draws,
+    node: u32,
+    list: List<'_>,
+    count: usize,
+    sums: WeightSums<'_>,
+    pad: &mut Pad,
+) {
+    if list.len as usize <= count {
+        sums.load_weights(list.start, list.len);
+    } else if list.order.is_none() {
+        // Sums exist for whole stretches only.
+        let sums = sums.of(node, list.start, list.len);
+        if sums.total() > 0.0 {
+            pad.values.extend((0..count).map(|_| sums.block(draws.unit())));
+        }
+    }
+    pad.ahead.push(Ahead { end: pad.values.len(), draws });
+}
+
 /// `count` edges, one after the other, each drawn in proportion to its weight among those that are left.
 ///
 /// As exponential races give it (Efraimidis, Spirakis: "Weighted random sampling with a reservoir", 2006), by draws
 /// from sums of weights: one that is taken already is drawn again, and when that happens often the sums of the rest
-/// are made. Edges of weight 0 are never taken.
+/// are made. Edges of weight 0 are never taken. The first draws are those of [`draw_ahead`] for node `at` of the chunk.
 #[expect(clippy::too_many_arguments, reason = "the list and the buffers are those of all rules")]
 pub(super) fn weighted(
-    draws: impl FnOnce() -> Draws,
+    at: usize,
     node: u32,
     list: List<'_>,
     count: usize,
@@ -310,30 +404,49 @@ pub(super) fn weighted(
         list.take_all(sources, out);
         return retain(out, from, |position| sums.weight(position) > 0.0);
     }
-    if count == 0 {
+    let begin = at.checked_sub(1).map_or(0, |before| pad.ahead[before].end);
+    let Ahead { end, ref draws } = pad.ahead[at];
+    let mut draws = draws.clone();
+    if count == 0 || begin == end && list.order.is_none() {
         return;
     }
-    let mut draws = draws();
     if count > FEW {
         pad.taken.clear(count);
     }
-    // Sums exist for whole stretches only.
-    let mut misses = if list.order.is_none() { 4 + count / 2 } else { 0 };
-    while misses > 0 && out.len() - from < count {
-        // All that are needed are drawn, then looked up: their weights are on their way meanwhile.
-        pad.values.clear();
-        for _ in out.len() - from..count {
-            let Some((block, value)) = sums.block(draws.unit(), node, list.start, list.len) else { return };
-            pad.values.push((block, value));
+    let mut hints = Hints::default();
+    if list.order.is_none() {
+        let sums = sums.of(node, list.start, list.len);
+        let first = &pad.values[begin..end];
+        if count <= FEW && list.len <= CELLS {
+            // Branch-free, since any draw may be of an edge that is taken: it counts where it is not.
+            out.resize(from + count, 0);
+            let picks = &mut out[from..];
+            let mut fresh = 0;
+            for &(block, value) in first {
+                let index = sums.within(block, value);
+                let position = list.start + u64::from(index);
+                prefetch(sources, position as usize);
+                picks[fresh] = position;
+                fresh += usize::from(!hints.has(index));
+                hints.add(index);
+            }
+            out.truncate(from + fresh);
+        } else {
+            for &(block, value) in first {
+                let index = sums.within(block, value);
+                take(list, index, count, from, sources, &mut pad.taken, &mut hints, out);
+            }
         }
-        for &(block, value) in &pad.values {
-            let index = sums.within(block, value, node, list.start, list.len);
-            let is_new = take(list, index, count, from, sources, &mut pad.taken, out);
-            misses = misses.saturating_sub(usize::from(!is_new));
+        let mut misses = (4 + count / 2).saturating_sub(count - (out.len() - from));
+        while misses > 0 && out.len() - from < count {
+            let (block, value) = sums.block(draws.unit());
+            let index = sums.within(block, value);
+            let is_new = take(list, index, count, from, sources, &mut pad.taken, &mut hints, out);
+            misses -= usize::from(!is_new);
         }
     }
     while out.len() - from < count {
-        if !draw_rest(&mut draws, list, count, sums, sources, pad, out, from) {
+        if !draw_rest(&mut draws, list, count, sums, sources, pad, &mut hints, out, from) {
             return;
         }
     }
@@ -341,6 +454,7 @@ pub(super) fn weighted(
 
 /// Takes an edge of the list; whether it was not taken before.
 #[inline]
+#[expect(clippy::too_many_arguments, reason = "it is a part of `weighted`, which has them")]
 fn take(
     list: List<'_>,
     index: u32,
@@ -348,11 +462,17 @@ fn take(
     from: usize,
     sources: &[u32],
     taken: &mut Taken,
+    hints: &mut Hints,
     out: &mut Vec<u64>,
 ) -> bool {
     let position = list.position(index);
-    let is_new = if count > FEW { taken.insert(index) } else { !out[from..].contains(&position) };
+    let is_new = if count > FEW {
+        taken.insert(index)
+    } else {
+        !hints.has(index) || list.len > CELLS && !out[from..].contains(&position)
+    };
     if is_new {
+        hints.add(index);
         prefetch(sources, position as usize);
         out.push(position);
     }
@@ -368,6 +488,7 @@ fn draw_rest(
     sums: WeightSums<'_>,
     sources: &[u32],
     pad: &mut Pad,
+    hints: &mut Hints,
     out: &mut Vec<u64>,
     from: usize,
 ) -> bool {
@@ -392,7 +513,7 @@ fn draw_rest(
     while misses > 0 && out.len() - from < count {
         let value = draws.unit() * total;
         let place = pad.rest.partition_point(|&(_, sum)| sum <= value);
-        let is_new = take(list, pad.rest[place].0, count, from, sources, &mut pad.taken, out);
+        let is_new = take(list, pad.rest[place].0, count, from, sources, &mut pad.taken, hints, out);
         misses -= usize::from(!is_new);
         if out.len() - fresh == pad.rest.len() {
             // Nothing of any weight is left.
@@ -441,6 +562,7 @@ pub(super) fn weighted_with_replacement(
             return Ok(());
         }
     }
+    let whole = sums.of(node, list.start, list.len);
     for piece in (0..count).step_by(PIECE) {
         exec.check()?;
         for _ in piece..count.min(piece + PIECE) {
@@ -448,7 +570,7 @@ pub(super) fn weighted_with_replacement(
             let index = if list.order.is_some() {
                 let place = pad.rest.partition_point(|&(_, sum)| sum <= unit * total);
                 pad.rest[place].0
-            } else if let Some(index) = sums.draw(unit, node, list.start, list.len) {
+            } else if let Some(index) = whole.draw(unit) {
                 index
             } else {
                 return Ok(());

@@ -1,5 +1,6 @@
 //! Local ids: which place among the nodes of a sample a node has.
 
+use super::hops::Id;
 use crate::memory::zeros;
 use crate::simd::prefetch;
 
@@ -93,15 +94,15 @@ impl Table {
         }
     }
 
-    /// Writes the place of each node to `places`; new ones are appended to `nodes`.
+    /// Appends the place of each node to `places`; new ones are appended to `nodes`.
     ///
     /// `trees` holds the tree of each id, or nothing.
-    pub(super) fn places(
+    pub(super) fn places<L: Id>(
         &mut self,
         ids: &[u32],
         trees: &[u32],
         nodes: &mut Nodes,
-        places: &mut [u32],
+        places: &mut Vec<L>,
     ) -> Result<(), Refused> {
         if u64::from(self.base) + u64::from(self.count) + ids.len() as u64 > u64::from(u32::MAX) {
             return Err(Refused::TooMany);
@@ -109,26 +110,32 @@ impl Table {
         let known = nodes.ids.len();
         debug_assert_eq!(known, self.count as usize);
         let base = self.base;
+        let begun = places.len();
+        places.resize(begun + ids.len(), L::default());
+        let places = &mut places[begun..];
         match &mut self.kind {
             Kind::Dense(values) => {
                 // Branch-free: each id is written to the next place, and counts where it was new.
                 nodes.ids.resize(known + ids.len(), 0);
-                let mut count = known;
+                let fresh = &mut nodes.ids[known..];
+                let mut count = 0;
                 for (&id, place) in ids.iter().zip(places) {
                     let Some(entry) = values.get_mut(id as usize) else {
-                        nodes.ids.truncate(count);
-                        self.count = count as u32;
+                        nodes.ids.truncate(known + count);
+                        self.count = nodes.ids.len() as u32;
                         return Err(Refused::Outside(id));
                     };
-                    let is_new = *entry < base;
-                    let value = if is_new { base + count as u32 } else { *entry };
-                    *entry = value;
-                    *place = value - base;
-                    nodes.ids[count] = id;
-                    count += usize::from(is_new);
+                    // An entry of an earlier sample is below `base`, and wraps around.
+                    let next = (known + count) as u32;
+                    let found = entry.wrapping_sub(base);
+                    let local = found.min(next);
+                    *entry = base + local;
+                    *place = L::of(u64::from(local));
+                    fresh[count] = id;
+                    count += usize::from(found >= next);
                 }
-                nodes.ids.truncate(count);
-                self.count = count as u32;
+                nodes.ids.truncate(known + count);
+                self.count = nodes.ids.len() as u32;
             }
             Kind::Hash { slots, shift } => {
                 grow(slots, shift, nodes, base, ids.len());
@@ -150,7 +157,7 @@ impl Table {
                             nodes.trees.push(tree);
                         }
                     }
-                    *place = slots[slot].value - base;
+                    *place = L::of(u64::from(slots[slot].value - base));
                 }
                 self.count = nodes.ids.len() as u32;
             }
@@ -179,6 +186,13 @@ impl Table {
                 }
             }
         }
+    }
+}
+
+impl Nodes {
+    pub(super) fn clear(&mut self) {
+        self.ids.clear();
+        self.trees.clear();
     }
 }
 
@@ -252,7 +266,7 @@ mod tests {
                     let places = slow(&ids, &mut wanted);
                     for (table, nodes) in tables.iter_mut().zip(&mut found) {
                         table.prefetch(&ids, &[]);
-                        let mut given = vec![0; ids.len()];
+                        let mut given: Vec<u32> = Vec::new();
                         table.places(&ids, &[], nodes, &mut given).unwrap();
                         prop_assert_eq!(&given, &places);
                         prop_assert_eq!(&nodes.ids, &wanted);
@@ -266,10 +280,10 @@ mod tests {
     fn trees_are_kept_apart() {
         let mut table = Table::new(10, true);
         let mut nodes = Nodes::default();
-        let mut places = [0; 5];
+        let mut places: Vec<i64> = vec![7];
         table.begin();
         table.places(&[3, 3, 4, 3, 4], &[0, 1, 1, 0, 1], &mut nodes, &mut places).unwrap();
-        assert_eq!(places, [0, 1, 2, 0, 2]);
+        assert_eq!(places, [7, 0, 1, 2, 0, 2]);
         assert_eq!((nodes.ids, nodes.trees), (vec![3, 3, 4], vec![0, 1, 1]));
     }
 
@@ -279,9 +293,9 @@ mod tests {
         table.base = u32::MAX - 12;
         for _ in 0..3 {
             table.begin();
-            let (mut nodes, mut places) = (Nodes::default(), [9; 3]);
+            let (mut nodes, mut places) = (Nodes::default(), Vec::<u32>::new());
             table.places(&[7, 2, 7], &[], &mut nodes, &mut places).unwrap();
-            assert_eq!((places, nodes.ids), ([0, 1, 0], vec![7, 2]));
+            assert_eq!((places, nodes.ids), (vec![0, 1, 0], vec![7, 2]));
         }
     }
 
@@ -289,7 +303,7 @@ mod tests {
     fn ids_outside_are_refused() {
         for mut table in [Table::new(10, false), Table::new(10, true)] {
             table.begin();
-            let (mut nodes, mut places) = (Nodes::default(), [0; 2]);
+            let (mut nodes, mut places) = (Nodes::default(), Vec::<u32>::new());
             let refused = table.places(&[1, 10], &[], &mut nodes, &mut places);
             assert!(matches!(refused, Err(Refused::Outside(10))));
             assert_eq!(nodes.ids, [1]);

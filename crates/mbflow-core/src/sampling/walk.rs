@@ -76,7 +76,7 @@ pub fn walks(
                 let value = match sums {
                     _ if len == 0 => None,
                     None => Some(draws.below(len)),
-                    Some(sums) => sums.draw(draws.unit(), node, start, len),
+                    Some(sums) => sums.of(node, start, len).draw(draws.unit()),
                 };
                 if let Some(index) = value {
                     let source = columns.sources[start as usize + index as usize];

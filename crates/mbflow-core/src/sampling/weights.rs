@@ -3,15 +3,15 @@
 use crate::simd::prefetch;
 use crate::{Error, Exec};
 
-/// Edges a sum stands for: one cache line of weights.
-const BLOCK: usize = 16;
+/// Edges a sum stands for: half a cache line of weights.
+const BLOCK: usize = 8;
 /// Nodes worked on at a time.
 const NODES: usize = 1 << 14;
 
-/// Sums of weights: of a node's first 16 edges, of its first 32, and so on.
+/// Sums of weights: of a node's first 8 edges, of its first 16, and so on.
 ///
-/// The sums of node `v` begin at `offsets[v] / 16 + v`, which leaves room for all of them. One draw is a binary search
-/// over them and a scan of 16 weights. Half a byte an edge and eight bytes a node.
+/// The sums of node `v` begin at `offsets[v] / 8 + v`, which leaves room for all of them. One draw is a binary search
+/// over them and a scan of 8 weights. One byte an edge and eight bytes a node.
 #[derive(Debug, Clone, Copy)]
 pub struct WeightSums<'a> {
     weights: &'a [f32],
@@ -42,11 +42,21 @@ impl<'a> WeightSums<'a> {
         self.weights[position as usize]
     }
 
-    /// The sums of a node's weights.
+    /// The weights of a node's edges, with their sums.
     #[inline]
-    fn of(&self, node: u32, start: u64, len: u32) -> &'a [f64] {
-        let first = start as usize / BLOCK + node as usize;
-        &self.sums[first..first + (len as usize).div_ceil(BLOCK)]
+    pub(super) fn of(&self, node: u32, start: u64, len: u32) -> NodeSums<'a> {
+        let (start, len) = (start as usize, len as usize);
+        let first = start / BLOCK + node as usize;
+        let sums = &self.sums[first..first + len.div_ceil(BLOCK)];
+        NodeSums { weights: &self.weights[start..], sums }
+    }
+
+    /// Starts loading the weights of a few edges.
+    #[inline]
+    pub(super) fn load_weights(&self, start: u64, len: u32) {
+        for line in (0..len as usize).step_by(16) {
+            prefetch(self.weights, start as usize + line);
+        }
     }
 
     /// Starts loading what a search in a node's sums reads first.
@@ -57,45 +67,67 @@ impl<'a> WeightSums<'a> {
         prefetch(self.sums, first + blocks / 2);
         prefetch(self.sums, (first + blocks).saturating_sub(1));
     }
+}
 
-    /// The block of 16 edges in whose weights `unit` of the node's whole weight falls, and that weight; none where the
-    /// whole weight is 0. Starts loading the weights of the block.
+/// The weights of one node's edges, with their sums.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NodeSums<'a> {
+    /// From the node's first to the last of the graph.
+    weights: &'a [f32],
+    sums: &'a [f64],
+}
+
+impl NodeSums<'_> {
+    /// The whole weight.
     #[inline]
-    pub(super) fn block(&self, unit: f64, node: u32, start: u64, len: u32) -> Option<(u32, f64)> {
-        let sums = self.of(node, start, len);
-        let total = *sums.last()?;
-        if total <= 0.0 {
-            return None;
-        }
-        let drawn = unit * total;
-        let block = sums.partition_point(|&sum| sum <= drawn);
-        prefetch(self.weights, start as usize + block * BLOCK);
-        Some((block as u32, drawn))
+    pub(super) fn total(&self) -> f64 {
+        self.sums.last().copied().unwrap_or_default()
+    }
+
+    /// The block of 8 edges in whose weights `unit` of the node's whole weight, which is above 0, falls, and that weight.
+    /// Starts loading the weights of the block.
+    #[inline]
+    pub(super) fn block(&self, unit: f64) -> (u32, f64) {
+        let drawn = unit * self.total();
+        let block = self.sums.partition_point(|&sum| sum <= drawn);
+        prefetch(self.weights, block * BLOCK);
+        (block as u32, drawn)
     }
 
     /// The edge of a block in whose weight `drawn` falls.
     #[inline]
-    pub(super) fn within(&self, block: u32, drawn: f64, node: u32, start: u64, len: u32) -> u32 {
-        let from = block as usize * BLOCK;
-        let until = (from + BLOCK).min(len as usize);
-        let weights = &self.weights[start as usize + from..start as usize + until];
-        let before = (block as usize).checked_sub(1);
-        let mut sum = before.map_or(0.0, |before| self.of(node, start, len)[before]);
-        // The block's sum is above `drawn` and was added up in the same order, so one of these is, too.
-        let mut index = 0;
-        for &weight in weights {
-            sum += f64::from(weight);
-            index += u32::from(sum <= drawn);
-        }
-        from as u32 + index
+    pub(super) fn within(&self, block: u32, drawn: f64) -> u32 {
+        let block = block as usize;
+        let sum = block.checked_sub(1).map_or(0.0, |before| self.sums[before]);
+        let weights = &self.weights[block * BLOCK..];
+        // The block's sum is above `drawn` and was added up in the same order, so one of these is, too; those of the next
+        // node, which may follow in the last block, do no harm then.
+        let within = match weights.first_chunk::<BLOCK>() {
+            Some(weights) => until(weights, sum, drawn),
+            None => until(weights, sum, drawn),
+        };
+        (block * BLOCK) as u32 + within
     }
 
     /// The edge in whose weight `unit` of the node's whole weight falls; none where that is 0.
     #[inline]
-    pub(super) fn draw(&self, unit: f64, node: u32, start: u64, len: u32) -> Option<u32> {
-        let (block, drawn) = self.block(unit, node, start, len)?;
-        Some(self.within(block, drawn, node, start, len))
+    pub(super) fn draw(&self, unit: f64) -> Option<u32> {
+        (self.total() > 0.0).then(|| {
+            let (block, drawn) = self.block(unit);
+            self.within(block, drawn)
+        })
     }
+}
+
+/// How many sums of weights, from `sum` on, are not above `drawn`.
+#[inline]
+fn until(weights: &[f32], mut sum: f64, drawn: f64) -> u32 {
+    let mut count = 0;
+    for &weight in weights {
+        sum += f64::from(weight);
+        count += u32::from(sum <= drawn);
+    }
+    count
 }
 
 /// The sums for [`WeightSums`]. O(edges), by all threads.
