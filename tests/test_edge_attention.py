@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from mbflow.errors import InvalidArgumentError, MissingExtraError
 torch = pytest.importorskip("torch")
 
 from mbflow.edge_attention import EdgeGraph, GraphAttention, attend  # noqa: E402
-from mbflow.graph import Layer  # noqa: E402
+from mbflow.graph import Graph, Layer, NeighbourSampler  # noqa: E402
 
 
 def _graph(
@@ -352,11 +354,6 @@ def test_bad_arguments_are_refused() -> None:
     ):
         with pytest.raises(InvalidArgumentError, match=message):
             GraphAttention(3, 2, **options)
-    weight, vector = torch.ones(3, 1, 2), torch.ones(1, 2)
-    with pytest.raises(InvalidArgumentError, match="bias: expected 2 numbers, got 5"):
-        attend(
-            torch.ones(2, 3), graph, weight=weight, source=vector, target=vector, bias=torch.ones(5)
-        )
 
 
 def test_it_learns() -> None:
@@ -393,3 +390,45 @@ def test_gradients_of_gradients_are_refused_rather_than_wrong():
     found = layer(features, graph)
     with pytest.raises(InvalidArgumentError, match='backend="torch"'):
         torch.autograd.grad(found.sum(), features, create_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"weight": torch.ones(3, 2)}, r"weight is a tensor of shape \(3, 2\); expected"),
+        ({"source": torch.ones(2)}, r"source is a tensor of shape \(2,\); expected .*\(1, 2\)"),
+        ({"target": torch.ones(1, 2).double()}, "target is torch.float64 on cpu and weight"),
+        ({"bias": torch.ones(3)}, r"bias is a tensor of shape \(3,\); expected .*\(2,\)"),
+        ({"bias": [1, 2]}, "bias is a list"),
+        ({"key": -1}, "key is -1; expected a whole number from 0"),
+        ({"key": 1.5}, "key is 1.5"),
+        ({"activation": "relu"}, "activation is 'relu'; expected 'none' or 'elu'"),
+        ({"factors": torch.ones(3, 3)}, r"factors are .* of shape \(3, 3\); .* shape \(2, 1\)"),
+        (
+            {"features": torch.ones(4, 3).to_sparse()},
+            "of layout torch.sparse_coo; expected a dense",
+        ),
+        ({"features": np.ones((4, 3))}, "features are a ndarray"),
+        ({"edges": 5}, "edges is a int; expected a Graph"),
+    ],
+)
+def test_odd_arguments_are_named(given, message):
+    graph = EdgeGraph(np.array([0, 2]), np.array([1, 2]), rows=4)
+    one = torch.ones(1, 2)
+    whole = {"features": torch.ones(4, 3), "edges": graph, "weight": torch.ones(3, 1, 2)}
+    whole |= {"source": one, "target": one} | given
+    with pytest.raises(InvalidArgumentError, match=message):
+        attend(whole.pop("features"), whole.pop("edges"), **whole)
+
+
+def test_a_whole_sample_is_no_layer():
+    sample = NeighbourSampler(Graph.from_edges([1, 2], [0, 0]), [2]).sample([0])
+    with pytest.raises(InvalidArgumentError, match=r"edges is a Sample; .*give one of its layers"):
+        GraphAttention(3, 2)(torch.ones(3, 3), sample)
+
+
+def test_edges_that_are_ready_pickle():
+    graph = EdgeGraph(np.array([0, 2]), np.array([1, 2]), rows=4, targets=np.array([3], np.uint32))
+    again = pickle.loads(pickle.dumps(graph))
+    layer, features = GraphAttention(3, 2), torch.randn(4, 3)
+    assert torch.equal(layer(features, again), layer(features, graph))

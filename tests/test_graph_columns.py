@@ -120,3 +120,53 @@ def test_text_where_numbers_are_expected(tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             Graph.from_parquet(files, **options)
+
+
+def test_masked_entries_are_refused():
+    masked = np.ma.array([1, 2], mask=[False, True])
+    with pytest.raises(DataError, match="sources: row 1 is masked; expected a value in each row"):
+        Graph.from_edges(masked, [0, 0])
+    with pytest.raises(DataError, match="weights: row 1 is masked"):
+        Graph.from_edges([1, 2], [0, 0], weights=masked.astype(np.float32))
+    whole = np.ma.array([1, 2], mask=False)
+    same(Graph.from_edges(whole, [0, 0]), Graph.from_edges([1, 2], [0, 0]))
+
+
+@pytest.mark.parametrize("memory", [None, 1 << 20])
+def test_sums_of_weights_that_float32_does_not_hold(tmp_path, memory):
+    table = pa.table({"src": [1, 1], "dst": [0, 0], "w": pa.array([3e38, 3e38], pa.float32())})
+    pq.write_table(table, tmp_path / "edges.parquet")
+    out = None if memory is None else tmp_path / "graph"
+    with pytest.raises(DataError, match=r"one such sum is above 3\.4e38"):
+        Graph.from_parquet(
+            tmp_path / "edges.parquet", weight="w", duplicates="count", out=out, memory=memory
+        )
+    assert not (tmp_path / "graph").exists()
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    broken = pa.array([b"a", b"b\xff"], pa.binary()).view(pa.string())
+    with pytest.raises(DataError, match=r"ids: row 1 holds b'b\\xff', which is no UTF-8"):
+        NodeIds.of(broken)
+    file = tmp_path / "edges.parquet"
+    pq.write_table(pa.table({"src": broken, "dst": ["a", "b"]}), file)
+    with pytest.raises(DataError, match=r"edges\.parquet.*row 1.*which is no UTF-8; expected text"):
+        Graph.from_parquet(file)
+
+
+def test_a_column_that_stands_twice(tmp_path):
+    columns = [pa.array([1]), pa.array([1]), pa.array([0])]
+    table = pa.Table.from_arrays(columns, names=["src", "src", "dst"])
+    pq.write_table(table, tmp_path / "edges.parquet")
+    with pytest.raises(
+        DataError, match=r"edges\.parquet: 2 columns are called `src`; expected one"
+    ):
+        Graph.from_parquet(tmp_path / "edges.parquet")
+
+
+@pytest.mark.parametrize("memory", ["1g", 0, -1, 1.5, True])
+def test_memory_is_a_number_of_bytes(tmp_path, memory):
+    pq.write_table(pa.table({"src": [1], "dst": [0]}), tmp_path / "edges.parquet")
+    with pytest.raises(InvalidArgumentError, match=r"memory is .*; expected a whole number of at"):
+        Graph.from_parquet(tmp_path / "edges.parquet", out=tmp_path / "graph", memory=memory)
+    assert not (tmp_path / "graph").exists()

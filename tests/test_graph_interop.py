@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from graph_samples import graph_of, hetero_graph, random_edges
 from mbflow.dgl_compat import load_dgl
 from mbflow.errors import InvalidArgumentError
-from mbflow.graph import Layer, NeighbourSampler, Sample
+from mbflow.graph import Graph, Layer, NeighbourSampler, Sample
 from mbflow.graph.hops import hetero_hops, hops
 from mbflow.graph.interop import to_dgl, to_pyg, to_torch
 
@@ -364,3 +364,19 @@ def test_dgl_blocks_need_layers_that_go_on_from_all_nodes():
     trees = np.zeros(len(sample.nodes), np.int64)
     with pytest.raises(InvalidArgumentError, match="trees are kept apart"):
         to_dgl(dataclasses.replace(sample, trees=trees))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([0, 1, 2], "rows is a list; expected `graph.rows`"),
+        (np.array([0.0]), "rows is a ndarray"),
+        (np.array([0]), "rows has 1 entries, and the sample has edge 2"),
+    ],
+)
+def test_rows_of_something_else_are_refused(rows, message):
+    pytest.importorskip("torch_geometric")
+    graph = Graph.from_edges([1, 2, 3], [0, 0, 1])
+    sample = NeighbourSampler(graph, [2, 2], expand="new").sample([0])
+    with pytest.raises(InvalidArgumentError, match=message):
+        to_pyg(sample, rows=rows)

@@ -289,3 +289,11 @@ def test_what_cannot_be_computed_is_refused() -> None:
     sample = Sample(np.array([0, 1]), (late,), (1, 2), np.array([0]))
     with pytest.raises(InvalidArgumentError, match="nodes found last alone"):
         tensor_layers(sample, torch.ones(2))
+
+
+def test_features_that_are_no_numbers_are_named():
+    graph = Graph.from_edges([1, 2, 3], [0, 0, 1])
+    features = np.ones((4, 3))
+    features[2, 1] = np.nan
+    with pytest.raises(DataError, match="features: node 2 has nan in column 1; expected finite"):
+        infer(GCN(3, 2), graph, features=features, chunk_nodes=2)

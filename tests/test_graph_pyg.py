@@ -493,3 +493,15 @@ def test_weights_that_loaders_would_drop_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match=r'"budget".*interop\.to_pyg'):
         PyGSampler.from_data(DATA, [4], method="budget")
     assert to_pyg(drawn.sample([0, 1])).edge_weight is not None
+
+
+def test_something_else_is_no_sampler():
+    with pytest.raises(InvalidArgumentError, match=r"sampler is a Graph; expected NeighbourSampl"):
+        PyGSampler(graph_of(*random_edges(5, 9), nodes=5))
+
+
+@pytest.mark.parametrize("name", ["weight_attr", "time_attr"])
+def test_attributes_that_no_edges_have_are_named(name):
+    data = Data(edge_index=torch.tensor([[1, 2], [0, 0]]), num_nodes=3)
+    with pytest.raises(InvalidArgumentError, match=f"{name}: no edges have 'nope'; there are edge"):
+        PyGSampler.from_data(data, [2], **{name: "nope"})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 
 from mbflow._native import attention as native
+from mbflow.batches import check_whole
 from mbflow.edge_attention.ragged import EdgeGraph
 from mbflow.errors import InvalidArgumentError
 
@@ -189,7 +190,11 @@ def attend(
         >>> attend(x, graph, weight=torch.ones(1, 1, 1), source=0 * one, target=one).tolist()
         [[3.0], [0.0]]
     """
+    _check_weights(weight, {"source": source, "target": target}, bias)
     check_features(features, weight)
+    if activation not in get_args(Activation):
+        raise InvalidArgumentError(f"activation is {activation!r}; expected 'none' or 'elu'")
+    check_whole("key", key, least=0, most=2**64 - 1)
     if features.device.type != "cpu":
         raise InvalidArgumentError(
             f"the features are on {features.device}; the kernels work on the CPU: use "
@@ -197,6 +202,13 @@ def attend(
         )
     _, heads, width = weight.shape
     graph = EdgeGraph.of(edges, len(features))
+    if factors is not None and (
+        tuple(factors.shape) != (graph.edges, heads) or factors.dtype != torch.float32
+    ):
+        raise InvalidArgumentError(
+            f"factors are {factors.dtype} of shape {tuple(factors.shape)}; expected torch.float32 "
+            f"of shape {(graph.edges, heads)}"
+        )
     options = {
         "heads": heads,
         "width": width,
@@ -216,6 +228,35 @@ def attend(
     return result
 
 
+def _check_weights(
+    weight: torch.Tensor, vectors: dict[str, torch.Tensor], bias: torch.Tensor | None
+) -> None:
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 3 or 0 in weight.shape:
+        raise InvalidArgumentError(
+            f"weight is {_described(weight)}; expected a tensor of shape (in_features, heads, "
+            "width)"
+        )
+    _, heads, width = weight.shape
+    shapes = dict.fromkeys(vectors, (heads, width)) | {"bias": (heads * width,)}
+    given = vectors | ({} if bias is None else {"bias": bias})
+    for name, vector in given.items():
+        if not isinstance(vector, torch.Tensor) or tuple(vector.shape) != shapes[name]:
+            raise InvalidArgumentError(
+                f"{name} is {_described(vector)}; expected a tensor of shape {shapes[name]}"
+            )
+        if vector.dtype != weight.dtype or vector.device != weight.device:
+            raise InvalidArgumentError(
+                f"{name} is {vector.dtype} on {vector.device} and weight {weight.dtype} on "
+                f"{weight.device}; expected both alike"
+            )
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
 def check_features(features: torch.Tensor, weight: torch.Tensor) -> None:
     """Refuse features that weights, `[in_features, heads, width]`, cannot be multiplied with.
 
@@ -227,6 +268,10 @@ def check_features(features: torch.Tensor, weight: torch.Tensor) -> None:
         >>> from mbflow.edge_attention.kernels import check_features
         >>> check_features(torch.ones(5, 3), torch.ones(3, 1, 2))
     """
+    if not isinstance(features, torch.Tensor) or features.layout != torch.strided:
+        layout = getattr(features, "layout", None)
+        held = f"of layout {layout}" if layout is not None else f"a {type(features).__name__}"
+        raise InvalidArgumentError(f"features are {held}; expected a dense tensor")
     if features.ndim != 2 or features.shape[1] != weight.shape[0]:
         raise InvalidArgumentError(
             f"features have shape {tuple(features.shape)}; expected (rows, {weight.shape[0]})"

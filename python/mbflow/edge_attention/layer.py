@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from mbflow._native import attention as native
+from mbflow.batches import check_whole
 from mbflow.dgl_compat import load_dgl
 from mbflow.edge_attention.kernels import (
     Activation,
@@ -82,8 +83,7 @@ class GraphAttention(torch.nn.Module):
             ("out_features", out_features),
             ("heads", heads),
         ):
-            if count < 1:
-                raise InvalidArgumentError(f"{name} is {count}; expected at least 1")
+            check_whole(name, count, least=1)
         if not 0.0 <= dropout < 1.0:
             raise InvalidArgumentError(f"dropout is {dropout}; expected at least 0 and below 1")
         if not 0.0 <= negative_slope < float("inf"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -41,7 +42,8 @@ class Ragged(Protocol):
 class EdgeGraph:
     """Edges as a ragged array over their targets, ready for attention.
 
-    Arrays are held, not copied: int64 or uint64 offsets; int32, uint32, int64 or uint64 sources.
+    Arrays are held, not copied, and must not change: int64 or uint64 offsets; int32, uint32, int64
+    or uint64 sources.
     What is worked out of them (the transposed edges for the backward pass) is kept for later calls.
 
     Args:
@@ -122,12 +124,23 @@ class EdgeGraph:
                     f"the features have {rows} rows and the graph {edges.rows}; expected as many"
                 )
             return edges
+        if not hasattr(edges, "offsets") or not hasattr(edges, "sources"):
+            advice = "; give one of its layers" if hasattr(edges, "layers") else ""
+            raise InvalidArgumentError(
+                f"edges is a {type(edges).__name__}; expected a Graph, a sampled Layer or an "
+                f"EdgeGraph{advice}"
+            )
         known = _ready.get(edges)
         if known is None or known.rows != rows:
             first = int(getattr(edges, "first", 0))
             known = cls(edges.offsets, edges.sources, rows=rows, first=first)
             _ready[edges] = known
         return known
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What is worked out of the arrays is worked out again.
+        make = partial(EdgeGraph, rows=self.rows, first=self.first, targets=self._rows_of_targets)
+        return make, (self.offsets, self.sources)
 
     @property
     def targets(self) -> int:

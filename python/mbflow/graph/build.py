@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from mbflow._native import csc
 from mbflow.errors import DataError, InvalidArgumentError
 from mbflow.graph.graph import Graph
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Recipe",
     "build",
     "most_nodes",
+    "refuse_infinite",
 ]
 
 # What a self loop that was added holds: it counts once, and was there before everything else.
@@ -154,6 +156,7 @@ def build(
         duplicates=recipe.duplicates,
         weights=given.weights if recipe.duplicates == "count" else None,
     )
+    refuse_infinite(counted)
     weights, types, times = counted, None, None
     if kept is not None:
         if given.weights is not None and counted is None:
@@ -171,6 +174,24 @@ def build(
         times=times,
         rows=kept if recipe.keep_rows else None,
     )
+
+
+def refuse_infinite(sums: NDArray[np.float32] | None) -> None:
+    """Refuse sums of weights that float32 does not hold.
+
+    Raises:
+        DataError: There is one.
+
+    Example:
+        >>> import numpy as np
+        >>> from mbflow.graph.build import refuse_infinite
+        >>> refuse_infinite(np.ones(2, np.float32))
+    """
+    if sums is not None and not np.isfinite(sums).all():
+        raise DataError(
+            'weights: with duplicates="count" those of an edge that stands several times are added '
+            "up, and one such sum is above 3.4e38, the largest that float32 holds; scale them down"
+        )
 
 
 def _builder(recipe: Recipe, *, rows: bool, edges: int) -> csc.Builder:

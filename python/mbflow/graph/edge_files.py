@@ -124,7 +124,7 @@ class EdgeFiles:
         return column in self.schema.names
 
     def need(self, columns: Sequence[str]) -> None:
-        """Refuse columns that the first file has not.
+        """Refuse columns that the first file has not, or has twice.
 
         Raises:
             DataError: With the columns that there are.
@@ -132,6 +132,11 @@ class EdgeFiles:
         for column in columns:
             if not self.has(column):
                 _missing(self.files[0].path, column, self.schema)
+            if self.schema.names.count(column) > 1:
+                raise DataError(
+                    f"{self.files[0].path}: {self.schema.names.count(column)} columns are called "
+                    f"`{column}`; expected one"
+                )
 
     def locate(self, row: int) -> tuple[Path, int]:
         """The file that a row of the table stands in, and its number in it."""

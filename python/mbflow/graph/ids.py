@@ -239,8 +239,28 @@ def plain_ids(values: Any, what: str) -> pa.Array:
     if pa.types.is_integer(kind) or pa.types.is_null(kind):
         return values.cast(pa.int64())
     if kind in (pa.string(), pa.large_string(), pa.string_view()):
-        return values.cast(pa.large_string())
+        text = values.cast(pa.large_string())
+        _refuse_broken_text(text, what)
+        return text
     raise DataError(f"{what}: of type {kind}; expected integers or text")
+
+
+def _refuse_broken_text(text: pa.Array, what: str) -> None:
+    """Files may hold any bytes as text, which readers hand on."""
+    import pyarrow as pa
+
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        for row, value in enumerate(text.view(pa.large_binary())):
+            try:
+                value.as_py().decode()
+            except UnicodeDecodeError:
+                raise DataError(
+                    f"{what}: row {row} holds {value.as_py()!r}, which is no UTF-8; expected text",
+                    row=row,
+                ) from None
+        raise
 
 
 def _of_one_type(array: pa.Array, kind: pa.DataType, what: str) -> pa.Array:

@@ -18,7 +18,7 @@ import torch
 from mbflow.errors import InvalidArgumentError
 from mbflow.graph.layers import in_degrees, tensor_layer
 from mbflow.graph.sample import Layer
-from mbflow.graph.training_data import check_features, check_network
+from mbflow.graph.training_data import check_features, check_network, refuse_not_finite
 from mbflow.training import ordered_tasks, single_threaded
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def infer(
     Raises:
         InvalidArgumentError: Numbers out of range, a graph between two kinds of nodes, no graph
             network, or features that are no matrix of numbers.
-        DataError: The features do not have a row for each node, or not the network's columns.
+        DataError: The features do not have a row for each node, not the network's columns, or hold
+            what is NaN or infinite.
 
     Example:
         >>> import numpy as np
@@ -142,6 +143,7 @@ class _Pass:
     def over(self, features: NDArray[Any], *, embeddings: bool) -> Inference:
         def read(chunk: slice) -> torch.Tensor:
             part = np.ascontiguousarray(features[chunk], dtype=np.float32)
+            refuse_not_finite(part, np.arange(chunk.start, chunk.stop))
             # Memory-mapped features are read-only, which torch does not take.
             own = part if part.flags.writeable else part.copy()
             return torch.from_numpy(own).to(self._device)

@@ -370,7 +370,19 @@ def _layer(layer: Layer) -> TorchLayer:
 
 
 def _edge_ids(edges: NDArray[Any], rows: NDArray[Any] | None) -> torch.Tensor:
-    return tensor(edges if rows is None else rows[edges])
+    if rows is None:
+        return tensor(edges)
+    if not isinstance(rows, np.ndarray) or rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise InvalidArgumentError(
+            f"rows is a {type(rows).__name__}; expected `graph.rows` (made with keep_rows=True), "
+            "or a mapping of relations to such"
+        )
+    if len(edges) and int(edges.max()) >= len(rows):
+        raise InvalidArgumentError(
+            f"rows has {len(rows)} entries, and the sample has edge {int(edges.max())}; expected "
+            "the rows of the graph that was sampled"
+        )
+    return tensor(rows[edges])
 
 
 def _rows_of(rows: Rows, relation: Relation) -> NDArray[Any] | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -327,7 +327,31 @@ def layer_widths(in_features: int, hidden: int, classes: int, layers: int) -> li
     return list(pairwise(widths))
 
 
-class GCN(GraphNetwork):
+class _Stacked(GraphNetwork):
+    """Convolutions of one kind with ReLU between them."""
+
+    _convolution: ClassVar[type[GCNConv | SAGEConv]]
+
+    def __init__(
+        self,
+        in_features: int,
+        classes: int,
+        *,
+        hidden: int = 16,
+        layers: int = 2,
+        dropout: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        widths = layer_widths(in_features, hidden, classes, layers)
+        super().__init__(
+            [self._convolution(inner, outer, generator=generator) for inner, outer in widths],
+            torch.relu,
+            dropout=dropout,
+        )
+
+
+class GCN(_Stacked):
     """Graph convolutions with ReLU between them.
 
     Args:
@@ -346,26 +370,10 @@ class GCN(GraphNetwork):
     Source: Kipf and Welling, ICLR 2017.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        classes: int,
-        *,
-        hidden: int = 16,
-        layers: int = 2,
-        dropout: float = 0.5,
-        seed: int = 0,
-    ) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        widths = layer_widths(in_features, hidden, classes, layers)
-        super().__init__(
-            [GCNConv(inner, outer, generator=generator) for inner, outer in widths],
-            torch.relu,
-            dropout=dropout,
-        )
+    _convolution = GCNConv
 
 
-class GraphSAGE(GraphNetwork):
+class GraphSAGE(_Stacked):
     """GraphSAGE convolutions with the mean of the neighbours, and ReLU between them.
 
     Args:
@@ -384,20 +392,4 @@ class GraphSAGE(GraphNetwork):
     Source: Hamilton, Ying and Leskovec, NeurIPS 2017.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        classes: int,
-        *,
-        hidden: int = 16,
-        layers: int = 2,
-        dropout: float = 0.5,
-        seed: int = 0,
-    ) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        widths = layer_widths(in_features, hidden, classes, layers)
-        super().__init__(
-            [SAGEConv(inner, outer, generator=generator) for inner, outer in widths],
-            torch.relu,
-            dropout=dropout,
-        )
+    _convolution = SAGEConv

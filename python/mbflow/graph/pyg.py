@@ -70,8 +70,8 @@ class PyGSampler(BaseSampler):  # type: ignore[misc]
         epoch: Which epoch draws are of.
 
     Raises:
-        InvalidArgumentError: The sampler goes on from all nodes so far, or its method is "budget",
-            whose samples count edges by weights that PyG's loaders drop.
+        InvalidArgumentError: It is no sampler, goes on from all nodes so far, or its method is
+            "budget", whose samples count edges by weights that PyG's loaders drop.
 
     Example:
         >>> import torch
@@ -89,6 +89,12 @@ class PyGSampler(BaseSampler):  # type: ignore[misc]
     """
 
     def __init__(self, sampler: NeighbourSampler) -> None:
+        if not isinstance(sampler, NeighbourSampler):
+            raise InvalidArgumentError(
+                f"sampler is a {type(sampler).__name__}; expected "
+                'NeighbourSampler(graph, fanouts, expand="new"), or for PyG\'s own data '
+                "PyGSampler.from_data(data, fanouts)"
+            )
         if sampler.fingerprint()["expand"] != "new":
             raise InvalidArgumentError(
                 "sampler goes on from all nodes so far; PyG draws the edges of a node once: make "
@@ -138,8 +144,8 @@ class PyGSampler(BaseSampler):  # type: ignore[misc]
             The sampler; edges are known by their column in `edge_index`.
 
         Raises:
-            InvalidArgumentError: `data` is something else, or has no `edge_index`; as for the class
-                and for `NeighbourSampler`.
+            InvalidArgumentError: `data` is something else, or has no `edge_index`, no edges have
+                the attribute that is named; as for the class and for `NeighbourSampler`.
             DataError: An id, weight or time cannot be used.
         """
         graph = _graph(data, {"weights": weight_attr, "times": time_attr})
@@ -251,6 +257,7 @@ def _batch(seeds: dict[str, NDArray[np.int64]]) -> int:
 
 def _graph(data: Any, names: dict[str, str | None]) -> Graph | HeteroGraph:
     if isinstance(data, Data):
+        _check_names([data], names)
         return Graph.from_edges(
             *_ends(data, "data"), **_columns(data, names), nodes=data.num_nodes, keep_rows=True
         )
@@ -258,6 +265,7 @@ def _graph(data: Any, names: dict[str, str | None]) -> Graph | HeteroGraph:
         raise InvalidArgumentError(
             f"data is a {type(data).__name__}; expected a Data or a HeteroData of torch_geometric"
         )
+    _check_names([store for _, store in data.edge_items()], names)
     return HeteroGraph(
         {
             relation: Graph.from_edges(
@@ -277,6 +285,16 @@ def _ends(store: Any, name: str) -> NDArray[np.int64]:
         raise InvalidArgumentError(f"{name} has no edge_index; expected one")
     ends: NDArray[np.int64] = store.edge_index.cpu().numpy()
     return ends
+
+
+def _check_names(stores: list[Any], names: dict[str, str | None]) -> None:
+    """Refuse the name of an attribute that no edges have."""
+    for key, name in names.items():
+        if name is not None and not any(name in store for store in stores):
+            known = sorted({str(attribute) for store in stores for attribute in store.keys()})  # noqa: SIM118
+            raise InvalidArgumentError(
+                f"{key[:-1]}_attr: no edges have {name!r}; there are {', '.join(known)}"
+            )
 
 
 def _columns(store: Any, names: dict[str, str | None]) -> dict[str, Any]:

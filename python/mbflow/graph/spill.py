@@ -24,7 +24,14 @@ import numpy as np
 
 from mbflow._native import csc
 from mbflow.errors import ResourceError
-from mbflow.graph.build import ADDED_TIME, ADDED_TYPE, ADDED_WEIGHT, Recipe, most_nodes
+from mbflow.graph.build import (
+    ADDED_TIME,
+    ADDED_TYPE,
+    ADDED_WEIGHT,
+    Recipe,
+    most_nodes,
+    refuse_infinite,
+)
 from mbflow.graph.graph import Graph, opened
 from mbflow.graph.publish import refusals
 from mbflow.graph.storage import GraphWriter
@@ -256,6 +263,7 @@ def _store(
         offsets, found, rows, counted, _ = builder.finish(
             duplicates=recipe.duplicates, weights=weights
         )
+        refuse_infinite(counted)
         del builder
         writer.append("offsets", offsets[1:] + edges)
         writer.append("sources", found)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mbflow.batches import check_whole
 from mbflow.errors import DataError, InvalidArgumentError
 from mbflow.graph.build import Attributes, Counted, Piece, Recipe, build
 from mbflow.graph.columns import edge_times, edge_types, edge_weights, id_columns, sparse_ids
@@ -338,6 +339,8 @@ def graph_from_parquet(
     """
     if memory is not None and out is None:
         raise InvalidArgumentError("memory: bounds what is stored with `out`; expected both")
+    if memory is not None:
+        check_whole("memory", memory, least=1)
     table, count, source_count, names, source_names = _edge_table(
         edges, columns, nodes=nodes, source_nodes=source_nodes, ids=ids, watch=watch
     )
