@@ -37,7 +37,8 @@ class NeighbourSampler:
     Methods:
         "uniform": each set of edges equally likely (Floyd's algorithm, draws without bias).
         "weighted": one edge after the other in proportion to its weight among those left, as in
-            Efraimidis and Spirakis' exponential races; edges of weight 0 are never taken.
+            Efraimidis and Spirakis' exponential races; edges of weight 0 are never taken, not by a
+            fan-out of -1 either.
         "labor": LABOR-0 with exactly `fanout` edges a target: those whose sources drew least, where
             all targets of a layer see the same draws, so that they share sources and the sample has
             fewer nodes.
