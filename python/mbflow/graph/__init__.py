@@ -14,6 +14,7 @@ from mbflow.graph.batches import Batches
 from mbflow.graph.graph import Graph
 from mbflow.graph.hetero import HeteroGraph
 from mbflow.graph.ids import NodeIds
+from mbflow.graph.pcie import pcie_requests
 from mbflow.graph.sample import HeteroSample, Layer, Relation, Sample
 from mbflow.graph.sampler import NeighbourSampler
 from mbflow.graph.walks import negative_edges, random_walks
@@ -29,5 +30,6 @@ __all__ = [
     "Relation",
     "Sample",
     "negative_edges",
+    "pcie_requests",
     "random_walks",
 ]
