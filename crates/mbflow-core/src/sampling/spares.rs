@@ -1,6 +1,6 @@
 //! Memory of samples that nobody needs any more, for samples to come.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::hops::Id;
 
@@ -12,7 +12,9 @@ const MOST: usize = 64 << 20;
 /// Arrays that samples were in, by type.
 ///
 /// Large arrays that are freed go back to the operating system, which clears their pages before it hands them out again:
-/// up to a third of the time of a sample. A sampler that gets its arrays back by [`Spares::give`] writes over them.
+/// up to a third of the time of a sample. A sampler that gets its arrays back by [`Spares::give`] writes over them. Nobody
+/// waits for anybody here: while one thread looks, others allocate and free as usual, and so does a process that was forked
+/// off at that moment.
 ///
 /// ```
 /// use mbflow_core::sampling::Spares;
@@ -30,11 +32,15 @@ pub struct Spares {
 impl Spares {
     /// An empty array with room for at least so many values.
     pub fn take<T: Id>(&self, capacity: usize) -> Vec<T> {
-        let mut spares = T::spares(self).lock().unwrap_or_else(PoisonError::into_inner);
+        self.find(capacity).unwrap_or_else(|| Vec::with_capacity(capacity))
+    }
+
+    fn find<T: Id>(&self, capacity: usize) -> Option<Vec<T>> {
+        let mut spares = T::spares(self).try_lock().ok()?;
         let fits = |values: &Vec<T>| (capacity..=capacity.saturating_mul(4)).contains(&values.capacity());
         let fitting = spares.iter().enumerate().filter(|(_, values)| fits(values));
-        let smallest = fitting.min_by_key(|(_, values)| values.capacity()).map(|(place, _)| place);
-        smallest.map_or_else(|| Vec::with_capacity(capacity), |place| spares.swap_remove(place))
+        let (place, _) = fitting.min_by_key(|(_, values)| values.capacity())?;
+        Some(spares.remove(place))
     }
 
     /// Keeps the memory of an array for another one, where it is worth it; those given longest ago make room.
@@ -44,7 +50,7 @@ impl Spares {
             return;
         }
         values.clear();
-        let mut spares = T::spares(self).lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(mut spares) = T::spares(self).try_lock() else { return };
         spares.push(values);
         while spares.iter().map(bytes).sum::<usize>() > MOST {
             spares.remove(0);
@@ -68,6 +74,16 @@ mod tests {
         spares.give(vec![7_i64; 50_000]);
         assert_eq!(spares.take::<i64>(10_000).capacity(), 10_000);
         assert_eq!(spares.take::<i64>(60_000).capacity(), 60_000);
+    }
+
+    #[test]
+    fn nobody_waits() {
+        let spares = Spares::default();
+        spares.give(vec![7_u32; 50_000]);
+        let looking = spares.narrow.lock().unwrap();
+        assert_eq!(spares.take::<u32>(20_000).capacity(), 20_000);
+        spares.give(vec![7_u32; 60_000]);
+        assert_eq!(looking.len(), 1);
     }
 
     #[test]
