@@ -271,18 +271,11 @@ fn to_tuple<'py, L: Kept, P: Kept>(
     narrow: bool,
     spares: &Arc<Spares>,
 ) -> PyResult<Bound<'py, PyTuple>> {
-    let nodes = found
-        .nodes
-        .into_iter()
-        .map(|ids| if narrow { kept(py, ids, spares) } else { kept(py, wide(ids, spares), spares) });
+    let widened = |ids| kept(py, wide(ids, spares), spares);
+    let nodes = found.nodes.into_iter().map(|ids| if narrow { kept(py, ids, spares) } else { widened(ids) });
     let nodes = PyList::new(py, nodes.collect::<PyResult<Vec<_>>>()?)?;
-    let trees = match found.trees {
-        None => None,
-        Some(trees) => {
-            let trees = trees.into_iter().map(|trees| wide(trees, spares).into_pyarray(py));
-            Some(PyList::new(py, trees.collect::<Vec<_>>())?)
-        }
-    };
+    let trees = found.trees.map(|trees| trees.into_iter().map(widened).collect::<PyResult<Vec<_>>>());
+    let trees = trees.transpose()?;
     let hops = found.hops.into_iter().map(|hops| {
         let hops = hops.into_iter().map(|hop| {
             let Some(Hop { first, offsets, sources, edges, weights }) = hop else { return Ok(None) };
@@ -294,8 +287,7 @@ fn to_tuple<'py, L: Kept, P: Kept>(
         hops.collect::<PyResult<Vec<_>>>()
     });
     let hops = hops.collect::<PyResult<Vec<_>>>()?;
-    let seeds =
-        found.seeds.into_iter().map(|places| wide(places, spares).into_pyarray(py)).collect::<Vec<_>>();
+    let seeds = found.seeds.into_iter().map(widened).collect::<PyResult<Vec<_>>>()?;
     (nodes, trees, hops, found.sizes, seeds).into_pyobject(py)
 }
 

@@ -43,9 +43,8 @@ _MOST_TYPES = 1 << 16
 def _array(values: Any, what: str) -> NDArray[Any]:
     """One dimension of values of one type; nulls are refused."""
     if isinstance(values, np.ndarray):
-        masked = np.ma.getmaskarray(values)
-        if isinstance(values, np.ma.MaskedArray) and masked.any():
-            row = int(masked.ravel().argmax())
+        if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
+            row = int(np.ma.getmaskarray(values).ravel().argmax())
             raise DataError(f"{what}: row {row} is masked; expected a value in each row", row=row)
         array = np.asarray(values)
     elif isinstance(values, list | tuple | range):

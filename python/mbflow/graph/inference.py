@@ -143,17 +143,22 @@ class _Pass:
     def over(self, features: NDArray[Any], *, embeddings: bool) -> Inference:
         def read(chunk: slice) -> torch.Tensor:
             part = np.ascontiguousarray(features[chunk], dtype=np.float32)
-            refuse_not_finite(part, np.arange(chunk.start, chunk.stop))
             # Memory-mapped features are read-only, which torch does not take.
             own = part if part.flags.writeable else part.copy()
             return torch.from_numpy(own).to(self._device)
+
+        def looked_at(chunk: slice) -> torch.Tensor:
+            part = read(chunk)
+            refuse_not_finite(part.cpu().numpy(), np.arange(chunk.start, chunk.stop))
+            return part
 
         rows: Callable[[slice], torch.Tensor] = read
         last = None
         for number, (convolution, then) in enumerate(self._model.stages()):
             if embeddings and number == self._model.depth - 1:
                 last = self._filled(rows)
-            x = self._convolved(convolution, then, rows)
+            # Features are read twice, and looked at once.
+            x = self._convolved(convolution, then, rows, looked_at if number == 0 else rows)
             rows = x.__getitem__
         return Inference(x.cpu(), None if last is None else last.cpu())
 
@@ -162,8 +167,11 @@ class _Pass:
         convolution: Any,
         then: Callable[[torch.Tensor], torch.Tensor],
         rows: Callable[[slice], torch.Tensor],
+        first_rows: Callable[[slice], torch.Tensor],
     ) -> torch.Tensor:
-        given = self._filled(lambda chunk: convolution.given(rows(chunk), self._degrees[chunk]))
+        given = self._filled(
+            lambda chunk: convolution.given(first_rows(chunk), self._degrees[chunk])
+        )
 
         def combined(chunk: slice) -> torch.Tensor:
             low, high = int(self._graph.offsets[chunk.start]), int(self._graph.offsets[chunk.stop])

@@ -61,9 +61,9 @@ impl Draws {
     }
 
     /// The first `count` of `ranks` become uniform on `0..=first`, `0..=first + 1` and so on: what as many calls of
-    /// [`Draws::below`] give, of fresh draws.
+    /// [`Draws::below`] give, of fresh draws; the last that is drawn.
     #[inline]
-    pub(super) fn ranks(&mut self, first: u32, count: usize, ranks: &mut [u32]) {
+    pub(super) fn ranks(mut self, first: u32, count: usize, ranks: &mut [u32]) {
         debug_assert!(self.half.is_none());
         let begun = self.state;
         // Fan-outs are the same for all nodes of a layer: each length has loops of its own, without branches.

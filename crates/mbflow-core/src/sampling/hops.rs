@@ -112,7 +112,7 @@ pub struct Scratch {
     /// How many nodes of each type the last sample had, and how many edges a target in each layer and relation: the next
     /// sample is much like it, and arrays of about the right size leave no memory to be given back and asked for again.
     usual_nodes: Vec<usize>,
-    usual_edges: Vec<f64>,
+    usual_edges: Vec<Option<f64>>,
     spares: Arc<Spares>,
 }
 
@@ -190,7 +190,7 @@ impl<'a> Sampler<'a> {
         scratch: &mut Scratch,
     ) -> Result<Neighbourhood<L, P>, Error> {
         scratch.begin(&self.nodes, self.trees);
-        scratch.usual_edges.resize(self.layers * self.relations.len(), f64::INFINITY);
+        scratch.usual_edges.resize(self.layers * self.relations.len(), None);
         // A little more than the last sample had, since samples differ.
         let room = |&count: &usize| scratch.spares.take(count + count / 16);
         let empty = |ids| Nodes { ids, trees: Vec::new() };
@@ -418,10 +418,9 @@ impl Step<'_, '_> {
         last.clear();
         next.clear();
         let table = &mut tables[self.source];
-        // A hint only: hubs are rare, and most graphs have fewer edges a node than large fan-outs ask for.
-        let most = if self.fanout == super::ALL { 0 } else { self.fanout.min(32) };
-        let usual = (targets.len() as f64 * usual_edges[self.slot] * 1.1) as usize;
-        let bound = targets.len().saturating_mul(most).min(usual).min(1 << 24);
+        // A hint only. At first hubs are rare, and most graphs have fewer edges a node than large fan-outs ask for.
+        let usual = usual_edges[self.slot].map_or(self.fanout.min(32) as f64, |usual| usual * 1.1);
+        let bound = ((targets.len() as f64 * usual) as usize).min(1 << 24);
         let mut hop = Hop {
             first: self.first,
             offsets: spares.take(targets.len() + 1),
@@ -498,7 +497,7 @@ impl Step<'_, '_> {
         let refused = table.places(&last.ids, &last.trees, nodes, &mut hop.sources);
         refused.map_err(|refused| refused.into_error(self.limit))?;
         last.clear();
-        usual_edges[self.slot] = hop.edges.len() as f64 / targets.len().max(1) as f64;
+        usual_edges[self.slot] = Some(hop.edges.len() as f64 / targets.len().max(1) as f64);
         Ok(hop)
     }
 }

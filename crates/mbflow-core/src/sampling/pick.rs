@@ -138,9 +138,9 @@ pub(super) fn uniform(
     let mut draws = draws();
     let first = list.len - count as u32;
     if count <= 16 {
-        few::<16>(&mut draws, list, first, count, sources, out);
+        few::<16>(draws, list, first, count, sources, out);
     } else if count <= FEW {
-        few::<FEW>(&mut draws, list, first, count, sources, out);
+        few::<FEW>(draws, list, first, count, sources, out);
     } else {
         pad.taken.clear(count);
         for last in first..list.len {
@@ -180,7 +180,7 @@ impl Hints {
 /// `first + i + 1`, stands for `first + i` where it is taken already.
 #[inline]
 fn few<const MOST: usize>(
-    draws: &mut Draws,
+    draws: Draws,
     list: List<'_>,
     first: u32,
     count: usize,
