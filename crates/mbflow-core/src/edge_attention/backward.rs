@@ -9,12 +9,12 @@
 
 use std::ops::Range;
 
-use super::forward::{AHEAD, LEAST, expect_len};
+use super::forward::{LEAST, expect_len};
 use super::graph::{Transpose, pieces};
 use super::rows::{LANES, Packed, add_products, product};
-use super::scores::Scores;
+use super::scores::{Scores, spread};
 use super::{Activation, Forward, Real};
-use crate::simd::{Loops, prefetch};
+use crate::simd::Loops;
 use crate::{Error, Exec, Simd};
 
 /// Rows whose gradient is held before it is multiplied with features and weights.
@@ -76,50 +76,88 @@ impl<F: Real> Loops for Targets<'_, F> {
 
     #[inline(always)]
     fn run(self) -> Vec<F> {
+        let layout = self.pass.forward.layout;
+        match (layout.padded().is_multiple_of(LANES), layout.width().is_multiple_of(LANES / 2)) {
+            (true, true) => self.pass_on::<LANES, true>(),
+            (true, false) => self.pass_on::<LANES, false>(),
+            (false, true) => self.pass_on::<{ LANES / 2 }, true>(),
+            (false, false) => self.pass_on::<{ LANES / 2 }, false>(),
+        }
+    }
+}
+
+impl<F: Real> Targets<'_, F> {
+    /// `FULL` where blocks of `N` columns have none that only pad.
+    #[inline(always)]
+    fn pass_on<const N: usize, const FULL: bool>(self) -> Vec<F> {
         let Forward { layout, slope, .. } = self.pass.forward;
-        let (heads, width, padded) = (layout.heads(), layout.width(), layout.padded());
+        let (heads, width) = (layout.heads(), layout.width());
         let (columns, stride, at) = (heads * width, layout.gradient_stride(), layout.logits());
         let row = layout.stride();
-        let mut bias_gradient = vec![F::ZERO; if self.pass.bias.is_some() { columns } else { 0 }];
-        let mut inner = vec![F::ZERO; width];
+        let blocks = layout.blocks(N);
+        let bias = self.pass.bias.map_or_else(|| layout.pad(&[]), |bias| layout.pad(bias));
+        let mut bias_gradient = layout.pad(&[]);
+        let mut dots = vec![[F::ZERO; 2]; heads];
         for (place, target) in self.part.clone().enumerate() {
             let numbers = &self.pass.numbers[target * 3 * heads..][..3 * heads];
             let own = self.pass.forward.graph.target_rows.row(target);
             let added = &self.pass.forward.rows[own * row + at + heads..][..heads];
             let passed = &mut self.passed[place * stride..][..stride];
-            for head in 0..heads {
-                let part = target * columns + head * width..target * columns + (head + 1) * width;
-                let (sums, positive) = (&self.pass.sums[part.clone()], &self.pass.positive[part.clone()]);
-                inner.copy_from_slice(&self.gradients[part]);
-                let bias = self.pass.bias.map(|bias| &bias[head * width..][..width]);
+            dots.fill([F::ZERO; 2]);
+            let padded = passed.as_chunks_mut::<N>().0.iter_mut().zip(bias.as_chunks::<N>().0);
+            let padded = padded.zip(bias_gradient.as_chunks_mut::<N>().0);
+            for (block, ((passed, bias), bias_gradient)) in blocks.iter().zip(padded) {
+                let part = target * columns + block.column..target * columns + block.column + block.wide;
+                let gradient = take::<F, N, FULL>(&self.gradients[part.clone()]);
+                let sums = take::<F, N, FULL>(&self.pass.sums[part.clone()]);
+                let positive = take::<F, N, FULL>(&self.pass.positive[part]);
+                let mut inner = gradient;
                 if self.pass.activation == Activation::Elu {
-                    for (at, inner) in inner.iter_mut().enumerate() {
-                        let value = bias.map_or(sums[at], |bias| sums[at] + bias[at]);
-                        let slope = value.exp();
-                        *inner = if value > F::ZERO { *inner } else { *inner * slope };
+                    for lane in 0..N {
+                        let value = sums[lane] + bias[lane];
+                        let sloped = gradient[lane] * value.exp();
+                        inner[lane] = if value > F::ZERO { gradient[lane] } else { sloped };
                     }
                 }
-                if !bias_gradient.is_empty() {
-                    let sums = &mut bias_gradient[head * width..][..width];
-                    for (sum, &inner) in sums.iter_mut().zip(&inner) {
-                        *sum = *sum + inner;
-                    }
+                let scale = numbers[heads + block.head];
+                for lane in 0..N {
+                    bias_gradient[lane] = bias_gradient[lane] + inner[lane];
+                    passed[lane] = inner[lane] * scale;
                 }
-                let (all, above) = (dot(&inner, sums), dot(&inner, positive));
-                let scale = numbers[heads + head];
-                for (passed, &inner) in passed[head * padded..].iter_mut().zip(&inner) {
-                    *passed = inner * scale;
-                }
+                let [all, above] = &mut dots[block.head];
+                *all = *all + dot(&inner, &sums);
+                *above = *above + dot(&inner, &positive);
+            }
+            for (head, &[all, above]) in dots.iter().enumerate() {
                 self.logits[place * heads + head] =
                     (F::ONE - slope) * (above - all * numbers[2 * heads + head]);
-                passed[at + 2 * heads + head] = all * scale;
+                // After the values: these may stand in what pads the last head.
+                passed[at + head] = added[head];
+                passed[at + heads + head] = numbers[head];
+                passed[at + 2 * heads + head] = all * numbers[heads + head];
             }
-            // After the heads: these may stand in what pads the last.
-            passed[at..at + heads].copy_from_slice(added);
-            passed[at + heads..at + 2 * heads].copy_from_slice(&numbers[..heads]);
         }
-        bias_gradient
+        let mut compact = vec![F::ZERO; if self.pass.bias.is_some() { columns } else { 0 }];
+        for (compact, padded) in
+            compact.chunks_exact_mut(width).zip(bias_gradient.chunks_exact(layout.padded()))
+        {
+            compact.copy_from_slice(&padded[..width]);
+        }
+        compact
     }
+}
+
+/// All lanes of a block, or those that it has and zeros.
+#[inline(always)]
+fn take<F: Real, const N: usize, const FULL: bool>(values: &[F]) -> [F; N] {
+    if FULL && let Some(values) = values.first_chunk::<N>() {
+        return *values;
+    }
+    let mut lanes = [F::ZERO; N];
+    for (lane, &value) in lanes.iter_mut().zip(values) {
+        *lane = value;
+    }
+    lanes
 }
 
 /// The dot product, in lanes.
@@ -158,27 +196,30 @@ impl<F: Real> Loops for Rows<'_, F> {
 
     #[inline(always)]
     fn run(self) -> Vec<F> {
-        if self.pass.forward.layout.padded().is_multiple_of(LANES) {
-            self.gather::<LANES>()
-        } else {
-            self.gather::<{ LANES / 2 }>()
+        let layout = self.pass.forward.layout;
+        match (layout.padded().is_multiple_of(LANES), layout.width().is_multiple_of(LANES / 2)) {
+            (true, true) => self.gather::<LANES, true>(),
+            (true, false) => self.gather::<LANES, false>(),
+            (false, true) => self.gather::<{ LANES / 2 }, true>(),
+            (false, false) => self.gather::<{ LANES / 2 }, false>(),
         }
     }
 }
 
 impl<F: Real> Rows<'_, F> {
+    /// `FULL` where blocks of `N` columns have none that only pad.
     #[inline(always)]
-    fn gather<const N: usize>(mut self) -> Vec<F> {
+    fn gather<const N: usize, const FULL: bool>(mut self) -> Vec<F> {
         let pass = self.pass;
         let Forward { graph, layout, rows, slope, dropout } = pass.forward;
-        let (heads, width, padded) = (layout.heads(), layout.width(), layout.padded());
+        let heads = layout.heads();
         let (stride, from, at) = (layout.stride(), layout.gradient_stride(), layout.logits());
-        let mut scores = Scores::new(heads, dropout.is_some(), true);
+        let blocks = layout.blocks(N);
+        let mut scores = Scores::new(layout, dropout.is_some(), true);
         let room = scores.edges;
+        let [mut added, mut products] = std::array::from_fn(|_| scores.lanes());
         let mut block = vec![F::ZERO; BLOCK * stride];
-        let mut sums = vec![F::ZERO; heads * padded];
-        let mut sloped = vec![F::ZERO; heads * padded];
-        let mut products = vec![F::ZERO; heads];
+        let mut sloped = layout.pad(&[]);
         let mut weights = vec![F::ZERO; pass.weights.len()];
         let (mut turned, mut grouped) = (Vec::new(), Vec::new());
         let columns = pass.weights.len() / stride;
@@ -191,42 +232,33 @@ impl<F: Real> Rows<'_, F> {
                 let edges = pass.transpose.offsets[row] as usize..pass.transpose.offsets[row + 1] as usize;
                 let own = &rows[row * stride..][..stride];
                 if !edges.is_empty() {
-                    sums.fill(F::ZERO);
                     sloped.fill(F::ZERO);
-                    products.fill(F::ZERO);
+                    products.fill([F::ZERO; LANES]);
+                    spread(&own[at..], layout.tile(), &mut added);
                     for first in edges.clone().step_by(room) {
                         let part = first..edges.end.min(first + room);
                         let count = part.len();
-                        for (place, edge) in part.enumerate() {
-                            if let Some(&target) = targets.get(edge + AHEAD) {
-                                for line in (0..from).step_by(64 / size_of::<F>()) {
-                                    prefetch(self.passed, target as usize * from + line);
-                                }
-                            }
-                            let begin = targets[edge] as usize * from;
-                            scores.starts[place] = begin;
-                            let numbers = &self.passed[begin + at..][..3 * heads];
-                            for head in 0..heads {
-                                scores.weights[head * room + place] = numbers[head];
-                                scores.highest[head * room + place] = numbers[heads + head];
-                                scores.products[head * room + place] = numbers[2 * heads + head];
-                            }
-                        }
+                        scores.locate(from, targets, part, |target| target as usize);
+                        scores.take_all(self.passed, at, count);
                         if let (Some(dropout), Some(positions)) = (&dropout, pass.positions) {
                             scores.drop(dropout, count, |edge| positions[first + edge]);
                         }
-                        scores.recompute(count, &own[at..at + heads], slope, &mut products);
-                        for head in 0..heads {
-                            for column in (head * padded..(head + 1) * padded).step_by(N) {
-                                let (sums, sloped) = (&mut sums[column..], &mut sloped[column..]);
-                                scores.accumulate::<N>(self.passed, column, head, count, sums, sloped);
-                            }
-                        }
+                        scores.recompute(count, &added, slope, &mut products);
+                        scores.accumulate_all::<N>(self.passed, &blocks, count, gradient, &mut sloped);
                     }
-                    for head in 0..heads {
-                        let part = head * padded..head * padded + width;
-                        gradient[part.clone()].copy_from_slice(&sums[part.clone()]);
-                        gradient[at + head] = dot(&sloped[part.clone()], &own[part]) - products[head];
+                    let values = sloped.as_chunks::<N>().0.iter().zip(own.as_chunks::<N>().0);
+                    let more = &mut gradient[at..];
+                    for (more, &product) in more.iter_mut().zip(products.as_flattened()).take(heads) {
+                        *more = F::ZERO - product;
+                    }
+                    more[heads..].fill(F::ZERO);
+                    for (block, (sloped, values)) in blocks.iter().zip(values) {
+                        let sum = if FULL {
+                            dot(sloped, values)
+                        } else {
+                            dot(&sloped[..block.wide], &values[..block.wide])
+                        };
+                        more[block.head] = more[block.head] + sum;
                     }
                 }
                 let added = match (graph.target_rows, self.scattered) {

@@ -3,14 +3,12 @@
 use std::ops::Range;
 
 use super::graph::pieces;
-use super::rows::LANES;
-use super::scores::{Dropout, Scores};
-use super::{Activation, AttentionGraph, HeadRows, Real};
-use crate::simd::{Loops, prefetch};
+use super::rows::{Block, LANES};
+use super::scores::{Dropout, Scores, spread};
+use super::{Activation, AttentionGraph, HeadRows, Real, Sources};
+use crate::simd::Loops;
 use crate::{Error, Exec, Simd};
 
-/// Edges between the one that is worked on and the one whose row is asked for.
-pub(super) const AHEAD: usize = 12;
 /// Work of a piece: edges, and eight for each target.
 pub(super) const LEAST: u64 = 1 << 14;
 /// Pieces of a whole graph, at most about.
@@ -59,128 +57,153 @@ impl<F: Real> Loops for Piece<'_, F> {
     }
 }
 
-/// The logits that the sources of some edges add, and where their rows begin; asks for rows that come later.
+/// Finds the rows of the sources of some edges and takes what they add to logits.
 #[inline(always)]
 fn load<F: Real>(
     scores: &mut Scores<F>,
-    graph: &AttentionGraph<'_>,
+    sources: Sources<'_>,
     layout: HeadRows,
     rows: &[F],
     edges: Range<usize>,
 ) {
-    let (stride, logits, heads) = (layout.stride(), layout.logits(), layout.heads());
-    let room = scores.edges;
-    for (place, edge) in edges.enumerate() {
-        if edge + AHEAD < graph.sources.len() {
-            let start = graph.sources.at(edge + AHEAD) * stride;
-            for line in (0..stride).step_by(64 / size_of::<F>()) {
-                prefetch(rows, start + line);
-            }
-        }
-        let start = graph.sources.at(edge) * stride;
-        scores.starts[place] = start;
-        let added = &rows[start + logits..][..heads];
-        for (head, &added) in added.iter().enumerate() {
-            scores.weights[head * room + place] = added;
-        }
+    let count = edges.len();
+    match sources {
+        Sources::U32(ids) => scores.locate(layout.stride(), ids, edges, |id| id as usize),
+        Sources::U64(ids) => scores.locate(layout.stride(), ids, edges, |id| id as usize),
     }
+    scores.take(rows, layout.logits(), count);
 }
 
 impl<F: Real> Piece<'_, F> {
     #[inline(always)]
     fn attend<const N: usize>(mut self) {
         let layout = self.layout;
-        let (heads, width, padded) = (layout.heads(), layout.width(), layout.padded());
+        let (heads, width, tile) = (layout.heads(), layout.width(), layout.tile());
         let (stride, logits) = (layout.stride(), layout.logits());
-        let mut scores = Scores::new(heads, self.dropout.is_some(), false);
-        let mut sums = vec![F::ZERO; heads * padded];
-        let mut positive = vec![F::ZERO; heads * padded];
-        let mut numbers = vec![F::ZERO; 3 * heads];
+        let blocks = layout.blocks(N);
+        let full = width.is_multiple_of(N);
+        let bias = self.bias.map_or_else(|| layout.pad(&[]), |bias| layout.pad(bias));
+        let mut scores = Scores::new(layout, self.dropout.is_some(), false);
+        let mut sums = layout.pad(&[]);
+        let mut positive = sums.clone();
+        let [mut added, mut highest, mut total, mut above] = std::array::from_fn(|_| scores.lanes());
         for (place, target) in self.targets.clone().enumerate() {
             let edges = self.graph.offsets[target] as usize..self.graph.offsets[target + 1] as usize;
             let row = self.graph.target_rows.row(target);
-            let added = &self.rows[row * stride + logits + heads..][..heads];
+            spread(&self.rows[row * stride + logits + heads..], tile, &mut added);
             sums.fill(F::ZERO);
             positive.fill(F::ZERO);
-            numbers.fill(F::ZERO);
-            let (highest, rest) = numbers.split_at_mut(heads);
-            let (total, above) = rest.split_at_mut(heads);
+            highest.fill([if edges.is_empty() { F::ZERO } else { F::LOWEST }; LANES]);
+            total.fill([F::ZERO; LANES]);
+            above.fill([F::ZERO; LANES]);
             let whole = edges.len() <= scores.edges;
-            if !edges.is_empty() {
-                highest.fill(F::LOWEST);
-            }
             if !whole {
                 for first in edges.clone().step_by(scores.edges) {
                     let part = first..edges.end.min(first + scores.edges);
                     let count = part.len();
-                    load(&mut scores, &self.graph, layout, self.rows, part);
-                    scores.rectify(count, added, self.slope, highest);
+                    load(&mut scores, self.graph.sources, layout, self.rows, part);
+                    scores.rectify(count, &added, self.slope, &mut highest);
                 }
             }
             for first in edges.clone().step_by(scores.edges) {
                 let part = first..edges.end.min(first + scores.edges);
                 let count = part.len();
-                load(&mut scores, &self.graph, layout, self.rows, part);
-                scores.rectify(count, added, self.slope, highest);
+                load(&mut scores, self.graph.sources, layout, self.rows, part);
+                scores.rectify(count, &added, self.slope, &mut highest);
                 if let Some(dropout) = &self.dropout {
                     scores.drop(dropout, count, |edge| (first + edge) as u64);
                 }
-                scores.exponentiate(count, highest, total, above);
-                for head in 0..heads {
-                    for column in (head * padded..(head + 1) * padded).step_by(N) {
-                        let (sums, positive) = (&mut sums[column..], &mut positive[column..]);
-                        scores.accumulate::<N>(self.rows, column, head, count, sums, positive);
-                    }
+                scores.exponentiate(count, &highest, &mut total, &mut above);
+                scores.accumulate_all::<N>(self.rows, &blocks, count, &mut sums, &mut positive);
+            }
+            for (total, above) in total.iter_mut().zip(&mut above) {
+                for lane in 0..LANES {
+                    total[lane] = if edges.is_empty() { F::ZERO } else { total[lane].recip() };
+                    above[lane] = above[lane] * total[lane];
                 }
             }
-            for (total, above) in total.iter_mut().zip(above) {
-                *total = if edges.is_empty() { F::ZERO } else { total.recip() };
-                *above = *above * *total;
-            }
-            for head in 0..heads {
-                let scale = numbers[heads + head];
-                let part = place * heads * width + head * width;
-                let sums = &sums[head * padded..][..width];
-                let bias = self.bias.map(|bias| &bias[head * width..][..width]);
-                let out = &mut self.out[part..part + width];
-                finish(sums, scale, bias, self.activation, out);
-                if let Some(saved) = &mut self.saved {
-                    if let Some(all) = &mut saved.sums {
-                        for (saved, &sum) in all[part..part + width].iter_mut().zip(sums) {
-                            *saved = sum * scale;
-                        }
-                    }
-                    let positive = &positive[head * padded..][..width];
-                    for (saved, &sum) in saved.positive[part..part + width].iter_mut().zip(positive) {
-                        *saved = sum * scale;
-                    }
-                }
+            let scales = total.as_flattened();
+            if full {
+                self.finish::<N, true>(place, &blocks, scales, &bias, &sums, &positive);
+            } else {
+                self.finish::<N, false>(place, &blocks, scales, &bias, &sums, &positive);
             }
             if let Some(saved) = &mut self.saved {
-                saved.numbers[place * 3 * heads..][..3 * heads].copy_from_slice(&numbers);
+                let numbers = saved.numbers[place * 3 * heads..][..3 * heads].chunks_exact_mut(heads);
+                for (numbers, lanes) in numbers.zip([&highest, &total, &above]) {
+                    for (number, &lane) in numbers.iter_mut().zip(lanes.as_flattened()) {
+                        *number = lane;
+                    }
+                }
+            }
+        }
+    }
+    /// Writes a target's sums times the scales of heads, with the bias added and activated; `FULL` where blocks have no
+    /// columns that only pad.
+    #[inline(always)]
+    fn finish<const N: usize, const FULL: bool>(
+        &mut self,
+        place: usize,
+        blocks: &[Block],
+        scales: &[F],
+        bias: &[F],
+        sums: &[F],
+        positive: &[F],
+    ) {
+        let columns = self.layout.heads() * self.layout.width();
+        let padded =
+            sums.as_chunks::<N>().0.iter().zip(positive.as_chunks::<N>().0).zip(bias.as_chunks::<N>().0);
+        for (block, ((sums, positive), bias)) in blocks.iter().zip(padded) {
+            let scale = scales[block.head];
+            let first = place * columns + block.column;
+            let wide = if FULL { N } else { block.wide };
+            let mut means = [F::ZERO; N];
+            let mut values = [F::ZERO; N];
+            for lane in 0..N {
+                means[lane] = sums[lane] * scale;
+                values[lane] = means[lane] + bias[lane];
+            }
+            if self.activation == Activation::Elu {
+                put::<F, N, FULL>(&elu(&values), &mut self.out[first..first + wide]);
+            } else {
+                put::<F, N, FULL>(&values, &mut self.out[first..first + wide]);
+            }
+            if let Some(saved) = &mut self.saved {
+                if let Some(all) = &mut saved.sums {
+                    put::<F, N, FULL>(&means, &mut all[first..first + wide]);
+                }
+                for lane in 0..N {
+                    values[lane] = positive[lane] * scale;
+                }
+                put::<F, N, FULL>(&values, &mut saved.positive[first..first + wide]);
             }
         }
     }
 }
 
-/// Scales the sums of a head, adds the bias and activates.
+/// Writes the first of some lanes, or all of them.
 #[inline(always)]
-fn finish<F: Real>(sums: &[F], scale: F, bias: Option<&[F]>, activation: Activation, out: &mut [F]) {
-    if let Some(bias) = bias {
-        for ((out, &sum), &bias) in out.iter_mut().zip(sums).zip(bias) {
-            *out = sum * scale + bias;
+fn put<F: Real, const N: usize, const FULL: bool>(lanes: &[F; N], out: &mut [F]) {
+    if FULL {
+        if let Some(out) = out.first_chunk_mut::<N>() {
+            *out = *lanes;
         }
     } else {
-        for (out, &sum) in out.iter_mut().zip(sums) {
-            *out = sum * scale;
+        for (out, &lane) in out.iter_mut().zip(lanes) {
+            *out = lane;
         }
     }
-    if activation == Activation::Elu {
-        for value in out {
-            let below = value.exp() - F::ONE;
-            *value = if *value > F::ZERO { *value } else { below };
-        }
+}
+
+/// The exponential linear unit. Not in place: that became masked stores, which some processors are slow at.
+#[inline(always)]
+fn elu<F: Real, const N: usize>(values: &[F; N]) -> [F; N] {
+    let mut out = [F::ZERO; N];
+    for lane in 0..N {
+        let below = values[lane].exp() - F::ONE;
+        out[lane] = if values[lane] > F::ZERO { values[lane] } else { below };
     }
+    out
 }
 
 struct Coefficients<'a, F> {
@@ -199,38 +222,35 @@ impl<F: Real> Loops for Coefficients<'_, F> {
     fn run(self) {
         let layout = self.layout;
         let heads = layout.heads();
-        let mut scores = Scores::new(heads, false, false);
-        let mut numbers = vec![F::ZERO; 3 * heads];
+        let mut scores = Scores::new(layout, false, false);
+        let [mut added, mut highest, mut total, mut above] = std::array::from_fn(|_| scores.lanes());
         let origin = self.graph.offsets[self.targets.start] as usize;
         for target in self.targets.clone() {
             let edges = self.graph.offsets[target] as usize..self.graph.offsets[target + 1] as usize;
             let row = self.graph.target_rows.row(target);
-            let added = &self.rows[row * layout.stride() + layout.logits() + heads..][..heads];
-            numbers.fill(F::ZERO);
-            let (highest, rest) = numbers.split_at_mut(heads);
-            let (total, above) = rest.split_at_mut(heads);
-            highest.fill(F::LOWEST);
+            let own = &self.rows[row * layout.stride() + layout.logits() + heads..];
+            spread(own, layout.tile(), &mut added);
+            highest.fill([F::LOWEST; LANES]);
+            total.fill([F::ZERO; LANES]);
             for weigh in [false, true] {
                 for first in edges.clone().step_by(scores.edges) {
                     let part = first..edges.end.min(first + scores.edges);
                     let count = part.len();
-                    load(&mut scores, &self.graph, layout, self.rows, part.clone());
-                    scores.rectify(count, added, self.slope, highest);
+                    load(&mut scores, self.graph.sources, layout, self.rows, part.clone());
+                    scores.rectify(count, &added, self.slope, &mut highest);
                     if !weigh {
                         continue;
                     }
-                    scores.exponentiate(count, highest, total, above);
+                    scores.exponentiate(count, &highest, &mut total, &mut above);
                     let out = &mut self.out[(part.start - origin) * heads..][..count * heads];
-                    for (place, out) in out.chunks_exact_mut(heads).enumerate() {
-                        for (head, out) in out.iter_mut().enumerate() {
-                            *out = scores.weights[head * scores.edges + place];
-                        }
+                    for (out, weights) in out.chunks_exact_mut(heads).zip(scores.edge_weights()) {
+                        out.copy_from_slice(weights);
                     }
                 }
             }
             let out = &mut self.out[(edges.start - origin) * heads..(edges.end - origin) * heads];
             for out in out.chunks_exact_mut(heads) {
-                for (out, &total) in out.iter_mut().zip(&*total) {
+                for (out, &total) in out.iter_mut().zip(total.as_flattened()) {
                     *out = *out * total.recip();
                 }
             }

@@ -69,6 +69,30 @@ impl HeadRows {
         (self.heads - 1) * self.padded() + self.width
     }
 
+    /// Heads that inner loops take, those beyond the last to no end: lanes are whole numbers of tiles, or tiles of lanes.
+    pub(super) fn tile(self) -> usize {
+        if self.heads <= LANES { self.heads.next_power_of_two() } else { self.heads.next_multiple_of(LANES) }
+    }
+
+    /// The values of a row in blocks of so many columns, of which heads have whole numbers.
+    pub(super) fn blocks(self, size: usize) -> Vec<Block> {
+        let each = self.padded() / size;
+        let block = |place: usize| {
+            let (head, first) = (place / each, place % each * size);
+            Block { head, column: head * self.width + first, wide: size.min(self.width - first) }
+        };
+        (0..self.heads * each).map(block).collect()
+    }
+
+    /// Values `[heads, width]`, or none, with zeros after each head as in a row.
+    pub(super) fn pad<F: Real>(self, values: &[F]) -> Vec<F> {
+        let mut padded = vec![F::ZERO; self.heads * self.padded()];
+        for (padded, values) in padded.chunks_exact_mut(self.padded()).zip(values.chunks_exact(self.width)) {
+            padded[..self.width].copy_from_slice(values);
+        }
+        padded
+    }
+
     /// Columns of a row.
     pub fn stride(self) -> usize {
         self.with_logits(2)
@@ -80,8 +104,20 @@ impl HeadRows {
     }
 
     fn with_logits(self, numbers: usize) -> usize {
-        (self.heads * self.padded()).max(self.logits() + numbers * self.heads).next_multiple_of(LANES)
+        // The last numbers are read by whole tiles.
+        let end = self.logits() + (numbers - 1) * self.heads + self.tile();
+        (self.heads * self.padded()).max(end).next_multiple_of(LANES)
     }
+}
+
+/// Some columns of a row that belong to one head.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Block {
+    pub(super) head: usize,
+    /// The first, where heads are not padded.
+    pub(super) column: usize,
+    /// How many are values; the rest pads.
+    pub(super) wide: usize,
 }
 
 /// Weights by groups of sixteen columns, so that inner loops read them in order.

@@ -1,10 +1,15 @@
 //! The softmax over some edges of one node, for all heads: where edges become coefficients.
 
+use std::ops::Range;
+
 use super::Real;
-use super::rows::LANES;
+use super::rows::{Block, HeadRows, LANES};
 use crate::Seed;
 use crate::seed::stream;
+use crate::simd::prefetch;
 
+/// Edges between the last that is worked on and the one whose row is asked for.
+const AHEAD: usize = 12;
 /// Edges that are worked on together, where there are few heads.
 const MOST_EDGES: usize = 256;
 /// Coefficients that are held at once.
@@ -95,49 +100,94 @@ impl<'a> Dropout<'a> {
     }
 }
 
-/// The coefficients of some edges, head after head; room for `edges` of each.
+/// A number of each head, again and again, so that it meets the heads of coefficients that are side by side.
+pub(super) type Lanes<F> = [F; LANES];
+
+/// The coefficients of some edges, edge by edge with its heads side by side, so that vectors are full also where nodes
+/// have few edges. Each edge has room for `tile` heads, see [`super::HeadRows::tile`]; what is beyond the last means
+/// nothing.
 pub(super) struct Scores<F> {
     /// Logits, then what each edge weighs in the sum.
-    pub(super) weights: Vec<F>,
+    weights: Vec<F>,
     /// Forward: the weights of edges with a positive logit, else 0. Backward: weights times the slope at the logit.
-    pub(super) others: Vec<F>,
+    others: Vec<F>,
     /// Backward: two numbers of the target of each edge.
-    pub(super) highest: Vec<F>,
-    pub(super) products: Vec<F>,
+    highest: Vec<F>,
+    products: Vec<F>,
     /// Dropout's factors.
     factors: Vec<F>,
-    /// Where the row of each edge begins.
-    pub(super) starts: Vec<usize>,
+    /// Where the row of each edge begins, and those of the edges after the last.
+    starts: Vec<usize>,
+    /// Edges that there is room for.
     pub(super) edges: usize,
     heads: usize,
+    tile: usize,
 }
 
 impl<F: Real> Scores<F> {
-    pub(super) fn new(heads: usize, dropout: bool, backward: bool) -> Self {
-        let edges = (MOST / heads).clamp(LANES, MOST_EDGES).next_multiple_of(LANES);
-        let numbers = |wanted: bool| vec![F::ZERO; if wanted { heads * edges } else { 0 }];
+    pub(super) fn new(layout: HeadRows, dropout: bool, backward: bool) -> Self {
+        let tile = layout.tile();
+        let edges = (MOST / tile).clamp(LANES, MOST_EDGES).next_multiple_of(LANES);
+        let numbers = |wanted: bool| vec![F::ZERO; if wanted { tile * edges } else { 0 }];
         Self {
             weights: numbers(true),
             others: numbers(true),
             highest: numbers(backward),
             products: numbers(backward),
             factors: numbers(dropout),
-            starts: vec![0; edges],
+            starts: vec![0; edges + AHEAD],
             edges,
-            heads,
+            heads: layout.heads(),
+            tile,
         }
+    }
+
+    /// Lanes for a number of each head.
+    pub(super) fn lanes(&self) -> Vec<Lanes<F>> {
+        vec![[F::ZERO; LANES]; self.tile.div_ceil(LANES)]
+    }
+
+    /// Finds the rows of edges, each `stride` long, and those of edges that come later.
+    #[inline(always)]
+    pub(super) fn locate<I: Copy>(
+        &mut self,
+        stride: usize,
+        ids: &[I],
+        edges: Range<usize>,
+        row: impl Fn(I) -> usize,
+    ) {
+        let known = edges.start..ids.len().min(edges.end + AHEAD);
+        let (starts, rest) = self.starts[..edges.len() + AHEAD].split_at_mut(known.len());
+        for (start, &id) in starts.iter_mut().zip(&ids[known]) {
+            *start = row(id) * stride;
+        }
+        rest.fill(0);
+    }
+
+    /// Takes what the rows that were found add to logits.
+    #[inline(always)]
+    pub(super) fn take(&mut self, rows: &[F], column: usize, count: usize) {
+        gather(&mut self.weights, self.tile, rows, &self.starts[..count + AHEAD], column);
+    }
+
+    /// Backward: takes that, the highest logits and the products, of which rows have so many each.
+    #[inline(always)]
+    pub(super) fn take_all(&mut self, rows: &[F], column: usize, count: usize) {
+        let (tile, starts) = (self.tile, &self.starts[..count + AHEAD]);
+        gather(&mut self.weights, tile, rows, starts, column);
+        gather(&mut self.highest, tile, rows, starts, column + self.heads);
+        gather(&mut self.products, tile, rows, starts, column + 2 * self.heads);
     }
 
     /// Takes dropout's factors of edges whose positions are told.
     #[inline(always)]
     pub(super) fn drop(&mut self, dropout: &Dropout<'_>, count: usize, position: impl Fn(usize) -> u64) {
-        for edge in 0..count {
+        for (edge, factors) in self.factors.chunks_exact_mut(self.tile).take(count).enumerate() {
             let position = position(edge);
-            for first in (0..self.heads).step_by(4) {
-                let draw = dropout.draw(position, first, self.heads);
-                for head in first..self.heads.min(first + 4) {
-                    self.factors[head * self.edges + edge] =
-                        dropout.of_draw(draw, position, head, self.heads);
+            for (group, factors) in factors[..self.heads].chunks_mut(4).enumerate() {
+                let draw = dropout.draw(position, group * 4, self.heads);
+                for (head, factor) in factors.iter_mut().enumerate() {
+                    *factor = dropout.of_draw(draw, position, group * 4 + head, self.heads);
                 }
             }
         }
@@ -145,41 +195,47 @@ impl<F: Real> Scores<F> {
 
     /// Makes logits of what sources add, and gives the highest of each head, or `highest` where that is higher.
     #[inline(always)]
-    pub(super) fn rectify(&mut self, count: usize, added: &[F], slope: F, highest: &mut [F]) {
-        let padded = count.next_multiple_of(LANES);
-        for (head, (&added, highest)) in added.iter().zip(highest).enumerate() {
-            let logits = &mut self.weights[head * self.edges..][..padded];
-            for logit in &mut *logits {
-                *logit = leaky(*logit + added, slope);
-            }
-            logits[count..].fill(F::LOWEST);
-            let mut tops = [F::LOWEST; LANES];
-            for lanes in logits.as_chunks::<LANES>().0 {
+    pub(super) fn rectify(&mut self, count: usize, added: &[Lanes<F>], slope: F, highest: &mut [Lanes<F>]) {
+        let used = count * self.tile;
+        let (weights, _) = self.weights[..used.next_multiple_of(LANES)].as_chunks_mut::<LANES>();
+        let groups = added.len();
+        for (group, (added, highest)) in added.iter().zip(highest).enumerate() {
+            let mut tops = *highest;
+            for place in (group..weights.len()).step_by(groups) {
+                let left = (used - place * LANES) as u32;
+                let logits = &mut weights[place];
                 for lane in 0..LANES {
-                    tops[lane] = if lanes[lane] > tops[lane] { lanes[lane] } else { tops[lane] };
+                    let logit = leaky(logits[lane] + added[lane], slope);
+                    let logit = if (lane as u32) < left { logit } else { F::LOWEST };
+                    tops[lane] = if logit > tops[lane] { logit } else { tops[lane] };
+                    logits[lane] = logit;
                 }
             }
-            for top in tops {
-                *highest = if top > *highest { top } else { *highest };
-            }
+            *highest = fold(tops, self.tile, |one, other| if one > other { one } else { other });
         }
     }
 
     /// Makes weights of logits, not yet divided by their sum; adds to each head's sum and to that of positive logits.
     #[inline(always)]
-    pub(super) fn exponentiate(&mut self, count: usize, highest: &[F], sums: &mut [F], positive: &mut [F]) {
-        let padded = count.next_multiple_of(LANES);
-        let dropped = !self.factors.is_empty();
-        for (head, &highest) in highest.iter().enumerate() {
-            let part = head * self.edges..head * self.edges + padded;
-            let (weights, _) = self.weights[part.clone()].as_chunks_mut::<LANES>();
-            let (others, _) = self.others[part.clone()].as_chunks_mut::<LANES>();
+    pub(super) fn exponentiate(
+        &mut self,
+        count: usize,
+        highest: &[Lanes<F>],
+        sums: &mut [Lanes<F>],
+        positive: &mut [Lanes<F>],
+    ) {
+        let padded = (count * self.tile).next_multiple_of(LANES);
+        let (weights, _) = self.weights[..padded].as_chunks_mut::<LANES>();
+        let (others, _) = self.others[..padded].as_chunks_mut::<LANES>();
+        let groups = highest.len();
+        for (group, highest) in highest.iter().enumerate() {
             let mut all = [F::ZERO; LANES];
             let mut above = [F::ZERO; LANES];
-            for (weights, others) in weights.iter_mut().zip(others.iter_mut()) {
+            for place in (group..weights.len()).step_by(groups) {
+                let (weights, others) = (&mut weights[place], &mut others[place]);
                 for lane in 0..LANES {
                     let logit = weights[lane];
-                    let weight = (logit - highest).exp();
+                    let weight = (logit - highest[lane]).exp();
                     let other = if logit > F::ZERO { weight } else { F::ZERO };
                     all[lane] = all[lane] + weight;
                     above[lane] = above[lane] + other;
@@ -187,100 +243,192 @@ impl<F: Real> Scores<F> {
                     others[lane] = other;
                 }
             }
-            sums[head] = sums[head] + total(&all);
-            positive[head] = positive[head] + total(&above);
-            if dropped {
-                let (factors, _) = self.factors[part].as_chunks::<LANES>();
-                for ((weights, others), factors) in weights.iter_mut().zip(others).zip(factors) {
-                    for lane in 0..LANES {
-                        weights[lane] = weights[lane] * factors[lane];
-                        others[lane] = others[lane] * factors[lane];
-                    }
-                }
-            }
+            add(&mut sums[group], &fold(all, self.tile, |one, other| one + other));
+            add(&mut positive[group], &fold(above, self.tile, |one, other| one + other));
         }
+        self.multiply(padded);
     }
 
     /// Backward: from what the targets of edges of one source add to weights and weights times slope; gives each
     /// head's sum of the latter times `products`, without dropout.
     #[inline(always)]
-    pub(super) fn recompute(&mut self, count: usize, added: &[F], slope: F, sums: &mut [F]) {
-        let padded = count.next_multiple_of(LANES);
-        let dropped = !self.factors.is_empty();
-        for (head, &added) in added.iter().enumerate() {
-            let part = head * self.edges..head * self.edges + padded;
-            for numbers in [&mut self.weights, &mut self.products] {
-                numbers[part.clone()][count..].fill(F::ZERO);
-            }
-            // e to minus infinity: lanes without an edge weigh nothing.
-            self.highest[part.clone()][count..].fill(F::ZERO - F::LOWEST);
-            let (weights, _) = self.weights[part.clone()].as_chunks_mut::<LANES>();
-            let (others, _) = self.others[part.clone()].as_chunks_mut::<LANES>();
-            let (highest, _) = self.highest[part.clone()].as_chunks::<LANES>();
-            let (products, _) = self.products[part.clone()].as_chunks::<LANES>();
+    pub(super) fn recompute(&mut self, count: usize, added: &[Lanes<F>], slope: F, sums: &mut [Lanes<F>]) {
+        let used = count * self.tile;
+        let padded = used.next_multiple_of(LANES);
+        let (weights, _) = self.weights[..padded].as_chunks_mut::<LANES>();
+        let (others, _) = self.others[..padded].as_chunks_mut::<LANES>();
+        let (highest, _) = self.highest[..padded].as_chunks::<LANES>();
+        let (products, _) = self.products[..padded].as_chunks::<LANES>();
+        let groups = added.len();
+        for (group, (added, sums)) in added.iter().zip(sums).enumerate() {
             let mut all = [F::ZERO; LANES];
-            let numbers = weights.iter_mut().zip(others.iter_mut()).zip(highest.iter().zip(products));
-            for ((weights, others), (highest, products)) in numbers {
+            for place in (group..weights.len()).step_by(groups) {
+                let left = (used - place * LANES) as u32;
+                let (weights, others) = (&mut weights[place], &mut others[place]);
+                let (highest, products) = (&highest[place], &products[place]);
                 for lane in 0..LANES {
-                    let logit = added + weights[lane];
+                    let logit = added[lane] + weights[lane];
                     let weight = (leaky(logit, slope) - highest[lane]).exp();
                     let sloped = if logit > F::ZERO { weight } else { weight * slope };
-                    all[lane] = sloped.mul_add(products[lane], all[lane]);
+                    let sum = sloped.mul_add(products[lane], all[lane]);
+                    all[lane] = if (lane as u32) < left { sum } else { all[lane] };
                     weights[lane] = weight;
                     others[lane] = sloped;
                 }
             }
-            sums[head] = sums[head] + total(&all);
-            if dropped {
-                let (factors, _) = self.factors[part].as_chunks::<LANES>();
-                for ((weights, others), factors) in weights.iter_mut().zip(others).zip(factors) {
-                    for lane in 0..LANES {
-                        weights[lane] = weights[lane] * factors[lane];
-                        others[lane] = others[lane] * factors[lane];
-                    }
-                }
-            }
+            add(sums, &fold(all, self.tile, |one, other| one + other));
+        }
+        self.multiply(padded);
+    }
+
+    /// Multiplies with dropout's factors, where there are any.
+    #[inline(always)]
+    fn multiply(&mut self, padded: usize) {
+        for ((weight, other), &factor) in
+            self.weights.iter_mut().zip(&mut self.others).zip(&self.factors).take(padded)
+        {
+            *weight = *weight * factor;
+            *other = *other * factor;
         }
     }
 
-    /// Adds the rows of the edges, weighted in two ways, to two sums of `N` columns, from `column` of the rows on.
+    /// The weights of the heads of each edge.
+    pub(super) fn edge_weights(&self) -> impl Iterator<Item = &[F]> {
+        self.weights.chunks_exact(self.tile).map(|weights| &weights[..self.heads])
+    }
+
+    /// Adds the rows of the edges, weighted in two ways, to two sums of `B` blocks of `N` columns, from `column` of the
+    /// rows on; block `b` belongs to `heads[b]`.
     #[inline(always)]
-    pub(super) fn accumulate<const N: usize>(
+    pub(super) fn accumulate<const N: usize, const B: usize>(
         &self,
         rows: &[F],
         column: usize,
-        head: usize,
+        heads: [usize; B],
         count: usize,
         sums: &mut [F],
         others: &mut [F],
     ) {
-        let (Some(sums), Some(others)) = (sums.first_chunk_mut::<N>(), others.first_chunk_mut::<N>()) else {
-            return;
-        };
-        let (mut first, mut second) = (*sums, *others);
-        let weights = &self.weights[head * self.edges..][..count];
-        let further = &self.others[head * self.edges..][..count];
-        for ((&start, &weight), &other) in self.starts[..count].iter().zip(weights).zip(further) {
-            let Some(values) = rows[start + column..].first_chunk::<N>() else { return };
-            for lane in 0..N {
-                first[lane] = values[lane].mul_add(weight, first[lane]);
-                second[lane] = values[lane].mul_add(other, second[lane]);
+        let (sums, _) = sums[column..][..B * N].as_chunks_mut::<N>();
+        let (others, _) = others[column..][..B * N].as_chunks_mut::<N>();
+        let mut first: [[F; N]; B] = std::array::from_fn(|block| sums[block]);
+        let mut second: [[F; N]; B] = std::array::from_fn(|block| others[block]);
+        let weights = self.weights.chunks_exact(self.tile);
+        let further = self.others.chunks_exact(self.tile);
+        let starts = self.starts[..count].iter().zip(&self.starts[AHEAD..]);
+        for (((&start, &later), weights), further) in starts.zip(weights).zip(further) {
+            for line in (0..B * N).step_by(64 / size_of::<F>()) {
+                prefetch(rows, later + column + line);
+            }
+            let (values, _) = rows[start + column..][..B * N].as_chunks::<N>();
+            for block in 0..B {
+                let (weight, other) = (weights[heads[block]], further[heads[block]]);
+                for lane in 0..N {
+                    first[block][lane] = values[block][lane].mul_add(weight, first[block][lane]);
+                    second[block][lane] = values[block][lane].mul_add(other, second[block][lane]);
+                }
             }
         }
-        (*sums, *others) = (first, second);
+        for block in 0..B {
+            (sums[block], others[block]) = (first[block], second[block]);
+        }
+    }
+
+    /// [`Self::accumulate`] for all columns, two blocks at a time: what both sums of two blocks of sixteen take is half
+    /// of AVX2's registers. The sums have a row's columns.
+    #[inline(always)]
+    pub(super) fn accumulate_all<const N: usize>(
+        &self,
+        rows: &[F],
+        blocks: &[Block],
+        count: usize,
+        sums: &mut [F],
+        others: &mut [F],
+    ) {
+        let (pairs, rest) = blocks.as_chunks::<2>();
+        for (pair, blocks) in pairs.iter().enumerate() {
+            let heads = blocks.map(|block| block.head);
+            self.accumulate::<N, 2>(rows, pair * 2 * N, heads, count, sums, others);
+        }
+        if let Some(block) = rest.first() {
+            self.accumulate::<N, 1>(rows, pairs.len() * 2 * N, [block.head], count, sums, others);
+        }
+    }
+}
+
+/// Copies `tile` numbers of each row but the last, from `column` on, and asks for those of the row `AHEAD` later.
+#[inline(always)]
+fn gather<F: Real>(into: &mut [F], tile: usize, rows: &[F], starts: &[usize], column: usize) {
+    #[inline(always)]
+    fn tiles<F: Real, const T: usize>(into: &mut [F], rows: &[F], starts: &[usize], column: usize) {
+        let starts = starts.iter().zip(&starts[AHEAD..]);
+        for (into, (&start, &later)) in into.as_chunks_mut::<T>().0.iter_mut().zip(starts) {
+            prefetch(rows, later + column);
+            into.copy_from_slice(&rows[start + column..][..T]);
+        }
+    }
+    match tile {
+        1 => tiles::<F, 1>(into, rows, starts, column),
+        2 => tiles::<F, 2>(into, rows, starts, column),
+        4 => tiles::<F, 4>(into, rows, starts, column),
+        8 => tiles::<F, 8>(into, rows, starts, column),
+        _ => {
+            let starts = starts.iter().zip(&starts[AHEAD..]);
+            for (into, (&start, &later)) in into.chunks_exact_mut(tile).zip(starts) {
+                for line in (0..tile).step_by(64 / size_of::<F>()) {
+                    prefetch(rows, later + column + line);
+                }
+                into.copy_from_slice(&rows[start + column..][..tile]);
+            }
+        }
+    }
+}
+
+/// Repeats the `tile` numbers that `values` begins with.
+#[inline(always)]
+pub(super) fn spread<F: Real>(values: &[F], tile: usize, into: &mut [Lanes<F>]) {
+    #[inline(always)]
+    fn repeat<F: Real, const T: usize>(values: &[F], into: &mut [Lanes<F>]) {
+        if let (Some(values), Some(into)) = (values.first_chunk::<T>(), into.first_mut()) {
+            *into = std::array::from_fn(|lane| values[lane % T]);
+        }
+    }
+    match tile {
+        1 => repeat::<F, 1>(values, into),
+        2 => repeat::<F, 2>(values, into),
+        4 => repeat::<F, 4>(values, into),
+        8 => repeat::<F, 8>(values, into),
+        _ => into.as_flattened_mut().copy_from_slice(&values[..tile]),
+    }
+}
+
+/// Joins the lanes of each head; each lane gets the result of its head.
+#[inline(always)]
+fn fold<F: Real>(mut lanes: Lanes<F>, tile: usize, join: impl Fn(F, F) -> F) -> Lanes<F> {
+    if tile <= 8 {
+        lanes = std::array::from_fn(|lane| join(lanes[lane], lanes[lane ^ 8]));
+    }
+    if tile <= 4 {
+        lanes = std::array::from_fn(|lane| join(lanes[lane], lanes[lane ^ 4]));
+    }
+    if tile <= 2 {
+        lanes = std::array::from_fn(|lane| join(lanes[lane], lanes[lane ^ 2]));
+    }
+    if tile <= 1 {
+        lanes = std::array::from_fn(|lane| join(lanes[lane], lanes[lane ^ 1]));
+    }
+    lanes
+}
+
+#[inline(always)]
+fn add<F: Real>(sums: &mut Lanes<F>, more: &Lanes<F>) {
+    for lane in 0..LANES {
+        sums[lane] = sums[lane] + more[lane];
     }
 }
 
 /// The leaky rectifier; `slope` is not below 0.
 #[inline(always)]
-pub(super) fn leaky<F: Real>(logit: F, slope: F) -> F {
+fn leaky<F: Real>(logit: F, slope: F) -> F {
     if logit > F::ZERO { logit } else { logit * slope }
-}
-
-/// The sum of some lanes, in pairs.
-#[inline(always)]
-pub(super) fn total<F: Real>(lanes: &[F; LANES]) -> F {
-    let eight: [F; 8] = std::array::from_fn(|lane| lanes[lane] + lanes[lane + 8]);
-    let four: [F; 4] = std::array::from_fn(|lane| eight[lane] + eight[lane + 4]);
-    (four[0] + four[2]) + (four[1] + four[3])
 }
