@@ -4,47 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
 import torch
 
 from mbflow._native import attention as native
 from mbflow.batches import check_whole
+from mbflow.edge_attention.memory import memory
 from mbflow.edge_attention.ragged import EdgeGraph
 from mbflow.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from mbflow.edge_attention.ragged import Ragged
 
-__all__ = ["Activation", "attend", "check_features", "memory", "row_weights", "scattered"]
+__all__ = ["Activation", "attend", "check_features", "row_weights"]
 
 Activation = Literal["none", "elu"]
 """What comes after the bias: nothing, or the exponential linear unit."""
 _TYPES = (torch.float32, torch.float64)
-
-
-def memory(tensor: torch.Tensor | None) -> Any:
-    """A NumPy view of a tensor's memory, which stays where it is; None for None.
-
-    Example:
-        >>> import torch
-        >>> from mbflow.edge_attention.kernels import memory
-        >>> memory(torch.ones(2))
-        array([1., 1.], dtype=float32)
-    """
-    return None if tensor is None else tensor.detach().numpy()
-
-
-def scattered(like: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Memory that will be read in no order: NumPy asks for large pages, torch does not.
-
-    Example:
-        >>> import torch
-        >>> from mbflow.edge_attention.kernels import scattered
-        >>> scattered(torch.ones(1), 2, 3).shape
-        torch.Size([2, 3])
-    """
-    kind = np.float64 if like.dtype == torch.float64 else np.float32
-    return torch.from_numpy(np.empty((rows, columns), dtype=kind))
 
 
 class _Attend(torch.autograd.Function):
@@ -60,16 +35,17 @@ class _Attend(torch.autograd.Function):
         options: dict[str, Any],
     ) -> torch.Tensor:
         heads, width = options["heads"], options["width"]
-        rows = scattered(features, len(features), weights.shape[1])
+        kind, empty = features.dtype, graph.spares.empty
+        rows = empty(kind, len(features), weights.shape[1])
         native.project(memory(features), memory(weights), weights.shape[1], memory(rows))
         shape = graph.targets, heads * width
-        out = features.new_empty(shape)
+        out = empty(kind, *shape)
         plain = bias is None and options["activation"] == "none"
         sums = positive = numbers = None
         if any(ctx.needs_input_grad[:3]):
-            sums = None if plain else features.new_empty(shape)
-            positive = features.new_empty(shape)
-            numbers = features.new_empty(graph.targets, 3 * heads)
+            sums = None if plain else empty(kind, *shape)
+            positive = empty(kind, *shape)
+            numbers = empty(kind, graph.targets, 3 * heads)
         graph.native.attend(
             memory(rows),
             **options,
@@ -94,7 +70,8 @@ class _Attend(torch.autograd.Function):
             )
         features, weights, bias, rows, sums, positive, numbers = ctx.saved_tensors
         graph, options = ctx.graph, ctx.options
-        to_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
+        empty = graph.spares.empty
+        to_features = empty(rows.dtype, *features.shape) if ctx.needs_input_grad[0] else None
         to_weights = torch.empty_like(weights)
         to_bias = None if bias is None else torch.empty_like(bias)
         *_, stride = native.row_layout(options["heads"], options["width"])
@@ -110,7 +87,7 @@ class _Attend(torch.autograd.Function):
             to_features=memory(to_features),
             to_weights=memory(to_weights),
             to_bias=memory(to_bias),
-            passed=memory(scattered(rows, graph.targets, stride)),
+            passed=memory(empty(rows.dtype, graph.targets, stride)),
         )
         return to_features, to_weights, to_bias, None, None
 

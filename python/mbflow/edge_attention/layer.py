@@ -9,14 +9,8 @@ import torch
 from mbflow._native import attention as native
 from mbflow.batches import check_whole
 from mbflow.dgl_compat import load_dgl
-from mbflow.edge_attention.kernels import (
-    Activation,
-    attend,
-    check_features,
-    memory,
-    row_weights,
-    scattered,
-)
+from mbflow.edge_attention.kernels import Activation, attend, check_features, row_weights
+from mbflow.edge_attention.memory import memory
 from mbflow.edge_attention.ragged import EdgeGraph
 from mbflow.errors import InvalidArgumentError, require
 from mbflow.training import without_warnings
@@ -188,7 +182,7 @@ class GraphAttention(torch.nn.Module):
     def _coefficients(self, features: torch.Tensor, graph: EdgeGraph) -> torch.Tensor:
         with torch.no_grad():
             weights = row_weights(self.weight, self.source, self.target)
-            rows = scattered(features, len(features), weights.shape[1])
+            rows = graph.spares.empty(features.dtype, len(features), weights.shape[1])
             inputs = features.detach().contiguous()
             native.project(memory(inputs), memory(weights), weights.shape[1], memory(rows))
             out = features.new_empty(graph.edges, self.heads)

@@ -11,6 +11,7 @@ import torch
 
 from mbflow._native import attention as native
 from mbflow.dgl_compat import load_dgl
+from mbflow.edge_attention.memory import Spares
 from mbflow.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class EdgeGraph:
             first=first,
             targets=None if self._rows_of_targets is None else _unsigned(self._rows_of_targets),
         )
+        self.spares = Spares()
         self._blocks: dict[str, Any] = {}
 
     @classmethod

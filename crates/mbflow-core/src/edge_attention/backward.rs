@@ -14,7 +14,7 @@ use super::graph::{Transpose, pieces};
 use super::rows::{LANES, Packed, add_products, product};
 use super::scores::{Scores, spread};
 use super::{Activation, Forward, Real};
-use crate::simd::Loops;
+use crate::simd::{Loops, prefetch};
 use crate::{Error, Exec, Simd};
 
 /// Rows whose gradient is held before it is multiplied with features and weights.
@@ -108,9 +108,9 @@ impl<F: Real> Targets<'_, F> {
             let padded = padded.zip(bias_gradient.as_chunks_mut::<N>().0);
             for (block, ((passed, bias), bias_gradient)) in blocks.iter().zip(padded) {
                 let part = target * columns + block.column..target * columns + block.column + block.wide;
-                let gradient = take::<F, N, FULL>(&self.gradients[part.clone()]);
-                let sums = take::<F, N, FULL>(&self.pass.sums[part.clone()]);
-                let positive = take::<F, N, FULL>(&self.pass.positive[part]);
+                let gradient = take::<F, N, FULL>(self.gradients, part.clone());
+                let sums = take::<F, N, FULL>(self.pass.sums, part.clone());
+                let positive = take::<F, N, FULL>(self.pass.positive, part);
                 let mut inner = gradient;
                 if self.pass.activation == Activation::Elu {
                     for lane in 0..N {
@@ -147,15 +147,16 @@ impl<F: Real> Targets<'_, F> {
     }
 }
 
-/// All lanes of a block, or those that it has and zeros.
+/// The values of a block, and zeros.
 #[inline(always)]
-fn take<F: Real, const N: usize, const FULL: bool>(values: &[F]) -> [F; N] {
-    if FULL && let Some(values) = values.first_chunk::<N>() {
-        return *values;
-    }
+fn take<F: Real, const N: usize, const FULL: bool>(values: &[F], part: Range<usize>) -> [F; N] {
     let mut lanes = [F::ZERO; N];
-    for (lane, &value) in lanes.iter_mut().zip(values) {
-        *lane = value;
+    if let Some(values) = values[part.start..].first_chunk::<N>() {
+        for lane in 0..N {
+            lanes[lane] = if FULL || lane < part.len() { values[lane] } else { F::ZERO };
+        }
+    } else {
+        lanes[..part.len()].copy_from_slice(&values[part]);
     }
     lanes
 }
@@ -221,7 +222,7 @@ impl<F: Real> Rows<'_, F> {
         let mut block = vec![F::ZERO; BLOCK * stride];
         let mut sloped = layout.pad(&[]);
         let mut weights = vec![F::ZERO; pass.weights.len()];
-        let (mut turned, mut grouped) = (Vec::new(), Vec::new());
+        let mut last = Vec::new();
         let columns = pass.weights.len() / stride;
         let targets = &pass.transpose.targets[..];
         let first_row = self.part.start;
@@ -231,6 +232,10 @@ impl<F: Real> Rows<'_, F> {
             for (row, gradient) in (start..end).zip(block.chunks_exact_mut(stride)) {
                 let edges = pass.transpose.offsets[row] as usize..pass.transpose.offsets[row + 1] as usize;
                 let own = &rows[row * stride..][..stride];
+                // For the products after the block.
+                for line in (row * columns..(row + 1) * columns).step_by(64 / size_of::<F>()) {
+                    prefetch(pass.features, line);
+                }
                 if !edges.is_empty() {
                     sloped.fill(F::ZERO);
                     products.fill([F::ZERO; LANES]);
@@ -270,12 +275,14 @@ impl<F: Real> Rows<'_, F> {
                     (super::Targets::Rows(_), None) => None,
                 };
                 if let Some(added) = added {
-                    gradient[at + heads..at + 2 * heads].copy_from_slice(added);
+                    for (gradient, &added) in gradient[at + heads..].iter_mut().zip(added) {
+                        *gradient = added;
+                    }
                 }
             }
             let block = &block[..(end - start) * stride];
             let features = &pass.features[start * columns..end * columns];
-            add_products(features, columns, block, stride, (&mut turned, &mut grouped), &mut weights);
+            add_products(features, columns, block, stride, &mut last, &mut weights);
             if let (Some(out), Some(transposed)) = (&mut self.features, self.transposed) {
                 let part = (start - first_row) * columns..(end - first_row) * columns;
                 product(block, stride, transposed, &mut out[part]);

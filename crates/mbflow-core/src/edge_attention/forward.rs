@@ -78,10 +78,9 @@ impl<F: Real> Piece<'_, F> {
     #[inline(always)]
     fn attend<const N: usize>(mut self) {
         let layout = self.layout;
-        let (heads, width, tile) = (layout.heads(), layout.width(), layout.tile());
+        let (heads, tile) = (layout.heads(), layout.tile());
         let (stride, logits) = (layout.stride(), layout.logits());
         let blocks = layout.blocks(N);
-        let full = width.is_multiple_of(N);
         let bias = self.bias.map_or_else(|| layout.pad(&[]), |bias| layout.pad(bias));
         let mut scores = Scores::new(layout, self.dropout.is_some(), false);
         let mut sums = layout.pad(&[]);
@@ -122,12 +121,7 @@ impl<F: Real> Piece<'_, F> {
                     above[lane] = above[lane] * total[lane];
                 }
             }
-            let scales = total.as_flattened();
-            if full {
-                self.finish::<N, true>(place, &blocks, scales, &bias, &sums, &positive);
-            } else {
-                self.finish::<N, false>(place, &blocks, scales, &bias, &sums, &positive);
-            }
+            self.finish::<N>(place, &blocks, total.as_flattened(), &bias, &sums, &positive);
             if let Some(saved) = &mut self.saved {
                 let numbers = saved.numbers[place * 3 * heads..][..3 * heads].chunks_exact_mut(heads);
                 for (numbers, lanes) in numbers.zip([&highest, &total, &above]) {
@@ -138,10 +132,9 @@ impl<F: Real> Piece<'_, F> {
             }
         }
     }
-    /// Writes a target's sums times the scales of heads, with the bias added and activated; `FULL` where blocks have no
-    /// columns that only pad.
+    /// Writes a target's sums times the scales of heads, with the bias added and activated.
     #[inline(always)]
-    fn finish<const N: usize, const FULL: bool>(
+    fn finish<const N: usize>(
         &mut self,
         place: usize,
         blocks: &[Block],
@@ -156,7 +149,7 @@ impl<F: Real> Piece<'_, F> {
         for (block, ((sums, positive), bias)) in blocks.iter().zip(padded) {
             let scale = scales[block.head];
             let first = place * columns + block.column;
-            let wide = if FULL { N } else { block.wide };
+            let part = first..first + block.wide;
             let mut means = [F::ZERO; N];
             let mut values = [F::ZERO; N];
             for lane in 0..N {
@@ -164,34 +157,30 @@ impl<F: Real> Piece<'_, F> {
                 values[lane] = means[lane] + bias[lane];
             }
             if self.activation == Activation::Elu {
-                put::<F, N, FULL>(&elu(&values), &mut self.out[first..first + wide]);
+                put(&elu(&values), self.out, part.clone());
             } else {
-                put::<F, N, FULL>(&values, &mut self.out[first..first + wide]);
+                put(&values, self.out, part.clone());
             }
             if let Some(saved) = &mut self.saved {
                 if let Some(all) = &mut saved.sums {
-                    put::<F, N, FULL>(&means, &mut all[first..first + wide]);
+                    put(&means, all, part.clone());
                 }
                 for lane in 0..N {
                     values[lane] = positive[lane] * scale;
                 }
-                put::<F, N, FULL>(&values, &mut saved.positive[first..first + wide]);
+                put(&values, saved.positive, part);
             }
         }
     }
 }
 
-/// Writes the first of some lanes, or all of them.
+/// Writes the first of some lanes. The others, too, where there is room: parts ascend, so that these are written later.
 #[inline(always)]
-fn put<F: Real, const N: usize, const FULL: bool>(lanes: &[F; N], out: &mut [F]) {
-    if FULL {
-        if let Some(out) = out.first_chunk_mut::<N>() {
-            *out = *lanes;
-        }
+fn put<F: Real, const N: usize>(lanes: &[F; N], out: &mut [F], part: Range<usize>) {
+    if let Some(out) = out[part.start..].first_chunk_mut::<N>() {
+        *out = *lanes;
     } else {
-        for (out, &lane) in out.iter_mut().zip(lanes) {
-            *out = lane;
-        }
+        out[part.clone()].copy_from_slice(&lanes[..part.len()]);
     }
 }
 

@@ -148,9 +148,9 @@ impl<F: Real> Packed<F> {
 
 /// Sixteen columns of the product of `TILE` rows, given column by column, with weights.
 #[inline(always)]
-fn tile<F: Real>(left: &[[F; TILE]], right: &[[F; LANES]]) -> [[F; LANES]; TILE] {
+fn tile<'a, F: Real>(pairs: impl Iterator<Item = (&'a [F; TILE], &'a [F; LANES])>) -> [[F; LANES]; TILE] {
     let mut sums = [[F::ZERO; LANES]; TILE];
-    for (values, lanes) in left.iter().zip(right) {
+    for (values, lanes) in pairs {
         for place in 0..TILE {
             let value = values[place];
             for lane in 0..LANES {
@@ -174,7 +174,7 @@ pub(super) fn product<F: Real>(left: &[F], stride: usize, right: &Packed<F>, out
             }
         }
         for (group, weights) in weights.chunks_exact(right.rows.max(1)).enumerate() {
-            let sums = tile(&turned, weights);
+            let sums = tile(turned.iter().zip(weights));
             let first = group * LANES;
             let wide = LANES.min(columns - first);
             for (row, sums) in out.chunks_exact_mut(columns).zip(&sums) {
@@ -190,36 +190,46 @@ pub(super) fn product<F: Real>(left: &[F], stride: usize, right: &Packed<F>, out
 
 /// `sums += left^T @ right`: both have a row for each of some nodes; `right` has rows of whole groups of lanes.
 ///
-/// `turned` and `grouped` are for its own use.
+/// `last` is for its own use.
 #[inline(always)]
 pub(super) fn add_products<F: Real>(
     left: &[F],
     columns: usize,
     right: &[F],
     stride: usize,
-    (turned, grouped): (&mut Vec<[F; TILE]>, &mut Vec<[F; LANES]>),
+    last: &mut Vec<[F; TILE]>,
     sums: &mut [F],
 ) {
-    grouped.clear();
-    for first in (0..stride).step_by(LANES) {
-        grouped.extend(right.chunks_exact(stride).filter_map(|row| row[first..].first_chunk::<LANES>()));
+    let whole = columns - columns % TILE;
+    last.clear();
+    for row in left.chunks_exact(columns) {
+        let mut values = [F::ZERO; TILE];
+        for (to, &value) in values.iter_mut().zip(&row[whole..]) {
+            *to = value;
+        }
+        last.push(values);
     }
-    let rows = right.len() / stride;
-    for column in (0..columns).step_by(TILE) {
-        let many = TILE.min(columns - column);
-        turned.clear();
-        turned.extend(left.chunks_exact(columns).map(|row| {
-            let mut values = [F::ZERO; TILE];
-            values[..many].copy_from_slice(&row[column..column + many]);
-            values
-        }));
-        for (group, lanes) in grouped.chunks_exact(rows.max(1)).enumerate() {
-            let tile = tile(turned, lanes);
-            for (place, tile) in tile.iter().enumerate().take(many) {
-                let sums = &mut sums[(column + place) * stride + group * LANES..][..LANES];
-                for (sum, &value) in sums.iter_mut().zip(tile) {
-                    *sum = *sum + value;
-                }
+    for first in (0..stride).step_by(LANES) {
+        let lanes = || right[first..].chunks(stride).map_while(|row| row.first_chunk::<LANES>());
+        for column in (0..whole).step_by(TILE) {
+            let values = left[column..].chunks(columns).map_while(|row| row.first_chunk::<TILE>());
+            let tile = tile(values.zip(lanes()));
+            add_tile(&tile, &mut sums[column * stride + first..], stride);
+        }
+        if whole < columns {
+            let tile = tile(last.iter().zip(lanes()));
+            add_tile(&tile, &mut sums[whole * stride + first..], stride);
+        }
+    }
+}
+
+/// Adds sums to rows, as far as there are any.
+#[inline(always)]
+fn add_tile<F: Real>(tile: &[[F; LANES]; TILE], rows: &mut [F], stride: usize) {
+    for (row, tile) in rows.chunks_mut(stride).zip(tile) {
+        if let Some(row) = row.first_chunk_mut::<LANES>() {
+            for lane in 0..LANES {
+                row[lane] = row[lane] + tile[lane];
             }
         }
     }
@@ -322,7 +332,7 @@ mod tests {
             }
             if columns.is_multiple_of(LANES) {
                 let mut sums = vec![1.0_f32; width * columns];
-                add_products(left, width, &out, columns, (&mut Vec::new(), &mut Vec::new()), &mut sums);
+                add_products(left, width, &out, columns, &mut Vec::new(), &mut sums);
                 for at in 0..width {
                     for column in 0..columns {
                         let sum = (0..rows).fold(0.0_f32, |sum, row| {

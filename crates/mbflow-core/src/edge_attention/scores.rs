@@ -9,7 +9,7 @@ use crate::seed::stream;
 use crate::simd::prefetch;
 
 /// Edges between the last that is worked on and the one whose row is asked for.
-const AHEAD: usize = 12;
+const AHEAD: usize = 16;
 /// Edges that are worked on together, where there are few heads.
 const MOST_EDGES: usize = 256;
 /// Coefficients that are held at once.

@@ -191,8 +191,8 @@ proptest! {
         rows in 1_usize..14,
         hidden in 0_usize..6,
         edges in 0_usize..60,
-        heads in 1_usize..5,
-        width in prop::sample::select(vec![1, 3, 8, 10, 16, 17]),
+        heads in prop::sample::select(vec![1, 2, 3, 4, 5, 8, 9, 16, 17, 20]),
+        width in prop::sample::select(vec![1, 3, 8, 10, 16, 17, 32]),
         inputs in 1_usize..6,
     ) {
         let targets = rows - hidden.min(rows);
@@ -234,6 +234,37 @@ proptest! {
                     (estimate - gradient[at]).abs() <= 1e-5 * (1.0 + estimate.abs()),
                     "kind {} at {}: {} and {}", kind, at, estimate, gradient[at]
                 );
+            }
+        }
+    }
+}
+
+#[test]
+fn targets_of_more_edges_than_are_held_at_once_are_those_of_the_definition() {
+    for (seed, heads, width) in [(20, 1, 10), (21, 3, 16), (22, 17, 3), (25, 4, 8)] {
+        let case = Case::new(seed, 9, 2, 1500, heads, width, 3);
+        let upstream = normal(6, 2 * heads * width, 1.0);
+        let [out, ..] = case.run::<f64>(Simd::detect(), &Exec::serial(), &upstream);
+        near(&out, &case.slow(), 1e-12);
+    }
+}
+
+#[test]
+fn what_is_not_a_number_stays_with_its_neighbours() {
+    for (seed, heads, width) in [(30, 3, 10), (31, 1, 10), (32, 4, 16), (35, 17, 5)] {
+        let mut case = Case::new(seed, 60, 60, 90, heads, width, 4);
+        let upstream = normal(7, 60 * heads * width, 1.0);
+        let [out, to_features, ..] = case.run::<f32>(Simd::detect(), &Exec::serial(), &upstream);
+        case.features[4 * 7..4 * 8].fill(f64::NAN);
+        let [out_now, to_features_now, ..] = case.run::<f32>(Simd::detect(), &Exec::serial(), &upstream);
+        let sources =
+            |target: usize| &case.sources[case.offsets[target] as usize..case.offsets[target + 1] as usize];
+        let hit = |target: usize| target == 7 && !sources(7).is_empty() || sources(target).contains(&7);
+        for row in 0..60 {
+            let part = row * heads * width..(row + 1) * heads * width;
+            assert_eq!(out[part.clone()] != out_now[part], hit(row), "{row}");
+            if row != 7 && !hit(row) && !(0..60).any(|to| hit(to) && sources(to).contains(&(row as u32))) {
+                assert_eq!(to_features[row * 4..][..4], to_features_now[row * 4..][..4], "{row}");
             }
         }
     }
