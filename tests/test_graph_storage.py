@@ -22,7 +22,7 @@ from graph_lists import same
 from graph_samples import hetero_graph
 from mbflow.errors import DataError, InvalidArgumentError
 from mbflow.graph import Graph, HeteroGraph, publish
-from mbflow.graph.storage import MANIFEST, GraphWriter, _sealed
+from mbflow.graph.storage import _GRAPHS, MANIFEST, GraphWriter
 
 SMALL = Graph.from_edges([1], [0])
 LARGER = Graph.from_edges(np.arange(5000) % 70, np.arange(5000) % 41)
@@ -354,10 +354,10 @@ def test_a_sealed_manifest_of_no_graph(tmp_path, change, what):
     place = SMALL.save(tmp_path / "graph").path
     content = json.loads((place / MANIFEST).read_bytes())
     del content["checksum"]
-    (place / MANIFEST).write_bytes(_sealed(content))
+    (place / MANIFEST).write_bytes(_GRAPHS.seal(content))
     assert Graph.open(place).edges == 1
     change(content)
-    (place / MANIFEST).write_bytes(_sealed(content))
+    (place / MANIFEST).write_bytes(_GRAPHS.seal(content))
     with pytest.raises(DataError, match=rf"graph\.json: `{re.escape(what)}`: expected"):
         Graph.open(place)
 

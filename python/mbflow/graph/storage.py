@@ -16,10 +16,7 @@ Example:
 
 from __future__ import annotations
 
-import json
-import mmap
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,11 +25,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 
-from mbflow import _native
 from mbflow._native import csc
 from mbflow.errors import DataError, InvalidArgumentError
 from mbflow.graph.ids import NodeIds
-from mbflow.graph.publish import Staging, identity, refusals, sync
+from mbflow.graph.publish import Staging, refusals, sync
+from mbflow.graph.sealed import Expect, Folders, check_file, described, map_file, open_whole, sized
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +39,6 @@ __all__ = ["MANIFEST", "GraphWriter", "StoredGraph", "irreplaceable", "open_grap
 MANIFEST = "graph.json"
 """The file that makes a folder a stored graph."""
 
-_FORMAT = 1
 _TYPES = {
     "offsets": ("uint64",),
     "sources": ("uint32",),
@@ -52,126 +48,42 @@ _TYPES = {
     "rows": ("uint32", "uint64"),
 }
 _IDS = {"nodes": "ids.parquet", "source_nodes": "source_ids.parquet"}
-_FILES = {MANIFEST, *(f"{name}.bin" for name in _TYPES), *_IDS.values()}
 _MOST_NODES = (1 << 32) - 1
-_TRIES = 1000
 _AGAIN = "build the graph again, or copy it again from where it is whole"
-
-
-def _sealed(content: dict[str, Any]) -> bytes:
-    plain = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
-    sealed = {**content, "checksum": _native.xxh3_128(plain)}
-    return (json.dumps(sealed, indent=1) + "\n").encode()
+_GRAPHS = Folders(
+    "graph",
+    MANIFEST,
+    1,
+    frozenset({MANIFEST, *(f"{name}.bin" for name in _TYPES), *_IDS.values()}),
+    _AGAIN,
+)
+irreplaceable = _GRAPHS.irreplaceable
+"""Why a graph may not take the place of what stands at a path; None where it may."""
 
 
 def _manifest(place: Path, path: Path) -> dict[str, Any]:
     """The content of the manifest at a place that was given as a path."""
-    file = path / MANIFEST
-    try:
-        data = (place / MANIFEST).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        what = "no stored graph" if place.is_dir() else "there is no such folder"
-        raise DataError(f"{path}: {what} (no {MANIFEST} in it)") from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
-    try:
-        content = json.loads(data)
-        checksum = content.pop("checksum")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise DataError(f"{file}: damaged: no manifest of a graph; {_AGAIN}") from None
-    if _sealed(content) != data:
-        raise DataError(f"{file}: damaged: it does not match its checksum; {_AGAIN}")
-    if content.get("mbflow_graph") != _FORMAT:
-        raise DataError(
-            f"{file}: of format {content.get('mbflow_graph')}; this version reads {_FORMAT}"
-        )
-    _check_content(file, content)
-    content["checksum"] = checksum
-    return dict(content)
-
-
-def _check_content(file: Path, content: dict[str, Any]) -> None:
-    """Check that a manifest that is as it was written has what a graph has."""
-
-    def expect(what: str, value: Any, expected: str, *, holds: bool) -> None:
-        if not holds:
-            shown = "nothing" if value is None else repr(value)[:40]
-            raise DataError(f"{file}: `{what}`: expected {expected}, got {shown}; {_AGAIN}")
-
-    def expect_count(what: str, value: Any, most: int) -> None:
-        holds = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
-        expect(what, value, f"a number from 0 to {most}", holds=holds)
-
-    def expect_file(what: str, entry: Any, name: str) -> None:
-        expect(what, entry, "a description of a file", holds=isinstance(entry, dict))
-        expect(f"{what}.file", entry.get("file"), name, holds=entry.get("file") == name)
-        expect_count(f"{what}.bytes", entry.get("bytes"), (1 << 63) - 1)
-        found = entry.get("xxh3_128")
-        expect(f"{what}.xxh3_128", found, "a checksum", holds=isinstance(found, str))
-
+    content = _GRAPHS.read(place, path)
+    expect = Expect(path / MANIFEST, _AGAIN)
     for name in ("nodes", "source_nodes"):
-        expect_count(name, content.get(name), _MOST_NODES)
-    expect_count("edges", content.get("edges"), (1 << 63) - 1)
+        expect.count(name, content.get(name), _MOST_NODES)
+    expect.count("edges", content.get("edges"), (1 << 63) - 1)
     for what, known in (("arrays", _TYPES), ("ids", _IDS)):
         entries = content.get(what)
-        expect(what, entries, "an object", holds=isinstance(entries, dict))
+        expect.that(what, entries, "an object", holds=isinstance(entries, dict))
         others = sorted(content[what].keys() - known.keys())
-        expect(what, others, f"some of {', '.join(known)}", holds=not others)
+        expect.that(what, others, f"some of {', '.join(known)}", holds=not others)
     arrays = content["arrays"]
     for name in dict.fromkeys(("offsets", "sources", *arrays)):
         entry = arrays.get(name)
-        expect_file(f"arrays.{name}", entry, f"{name}.bin")
+        expect.file(f"arrays.{name}", entry, f"{name}.bin")
         dtype = entry.get("dtype")
         expected = " or ".join(_TYPES[name])
-        expect(f"arrays.{name}.dtype", dtype, expected, holds=dtype in _TYPES[name])
+        expect.that(f"arrays.{name}.dtype", dtype, expected, holds=dtype in _TYPES[name])
     for name, entry in content["ids"].items():
-        expect_file(f"ids.{name}", entry, _IDS[name])
-        expect_count(f"ids.{name}.nodes", entry.get("nodes"), _MOST_NODES)
-
-
-def irreplaceable(path: Path) -> str | None:
-    """Why a graph may not take the place of what stands at a path.
-
-    Args:
-        path: A path at which something stands.
-
-    Returns:
-        What is wrong and what to do, or None for a stored graph, even a damaged one, or an empty
-        folder.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from mbflow.graph.storage import irreplaceable
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Path(folder, "thesis.txt").write_text("of value")
-        ...     irreplaceable(Path(folder))
-        'is there already and is no stored graph; give another path'
-    """
-    no_graph = "is there already and is no stored graph; give another path"
-    if not path.is_dir():
-        return no_graph
-    with os.scandir(path) as listed:
-        entries = sorted(
-            (entry.name, entry.is_dir(follow_symlinks=False) or entry.is_symlink())
-            for entry in listed
-        )
-    if not entries:
-        return None
-    try:
-        # What one user of the name writes into it another one does not.
-        known = b'"mbflow_graph"' in (path / MANIFEST).read_bytes()
-    except OSError:
-        known = False
-    if not known:
-        return no_graph
-    for name, is_other in entries:
-        if is_other or name not in _FILES:
-            return (
-                f"{name!r} in it is no file of a stored graph, and would be lost; move it away, or "
-                "give another path"
-            )
-    return None
+        expect.file(f"ids.{name}", entry, _IDS[name])
+        expect.count(f"ids.{name}.nodes", entry.get("nodes"), _MOST_NODES)
+    return content
 
 
 class StoredGraph:
@@ -206,23 +118,10 @@ class StoredGraph:
         self._ids: dict[str, dict[str, Any]] = manifest["ids"]
         self.arrays = {name: self._map(name, entry) for name, entry in self._files.items()}
         for entry in self._ids.values():
-            self._sized(entry)
-
-    def _sized(self, entry: dict[str, Any]) -> Path:
-        file = self.path / str(entry["file"])
-        try:
-            found = file.stat()
-        except OSError as error:
-            raise DataError(f"{file}: {error.strerror}; {_AGAIN}") from None
-        if not stat.S_ISREG(found.st_mode):
-            raise DataError(f"{file}: is no file; {_AGAIN}")
-        size = found.st_size
-        if size != entry["bytes"]:
-            raise DataError(f"{file}: {size} bytes, expected {entry['bytes']}; {_AGAIN}")
-        return file
+            sized(self.path, entry, _AGAIN)
 
     def _map(self, name: str, entry: dict[str, Any]) -> NDArray[Any]:
-        file = self._sized(entry)
+        file = sized(self.path, entry, _AGAIN)
         dtype = np.dtype(entry["dtype"]).newbyteorder("<")
         length = self.nodes + 1 if name == "offsets" else self.edges
         if entry["bytes"] != length * dtype.itemsize:
@@ -232,12 +131,7 @@ class StoredGraph:
             )
         if length == 0:
             return np.empty(0, dtype)
-        try:
-            with file.open("rb") as opened:
-                memory = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise DataError(f"{file}: cannot be mapped: {error.strerror}") from None
-        return np.frombuffer(memory, dtype)
+        return map_file(file, dtype)
 
     def ids(self, name: str) -> NodeIds | None:
         """What the nodes (`"nodes"`) or those that edges come from (`"source_nodes"`) are called.
@@ -255,13 +149,7 @@ class StoredGraph:
         """
         if verify:
             for entry in (*self._files.values(), *self._ids.values()):
-                file = self.path / entry["file"]
-                found = _native.xxh3_128_file(str(file))
-                if found != entry["xxh3_128"]:
-                    raise DataError(
-                        f"{file}: does not match its checksum (expected {entry['xxh3_128']}, found "
-                        f"{found}); {_AGAIN}"
-                    )
+                check_file(self.path, entry, _AGAIN)
         with self._naming("offsets"):
             csc.check_offsets(self.arrays["offsets"], self.edges)
         if verify:
@@ -296,18 +184,13 @@ def open_graph(path: str | os.PathLike[str], *, verify: bool) -> StoredGraph:
         ...     open_graph(folder, verify=True).edges
         2
     """
-    for _ in range(_TRIES):
-        folder = identity(Path(path))
-        try:
-            stored = StoredGraph(path)
-            stored.check(verify=verify)
-        except DataError:
-            if identity(Path(path)) == folder:
-                raise
-            continue
-        if identity(Path(path)) == folder:
-            return stored
-    raise DataError(f"{path}: others keep replacing it; wait for them")
+
+    def opened() -> StoredGraph:
+        stored = StoredGraph(path)
+        stored.check(verify=verify)
+        return stored
+
+    return open_whole(path, opened)
 
 
 class GraphWriter:
@@ -390,14 +273,14 @@ class GraphWriter:
                 file.flush()
                 os.fsync(file.fileno())
                 file.close()
-                entry = self._entry(f"{name}.bin")
+                entry = described(self.folder / f"{name}.bin")
                 arrays[name] = {"dtype": self._dtypes[name], **entry}
             for entry in self._ids.values():
                 sync(self.folder / entry["file"])
-                entry.update(self._entry(entry["file"]))
+                entry.update(described(self.folder / entry["file"]))
             offsets = np.dtype(np.uint64).itemsize
             content = {
-                "mbflow_graph": _FORMAT,
+                _GRAPHS.mark: _GRAPHS.version,
                 "nodes": arrays["offsets"]["bytes"] // offsets - 1,
                 "source_nodes": source_nodes,
                 "edges": arrays["sources"]["bytes"] // np.dtype(np.uint32).itemsize,
@@ -405,18 +288,13 @@ class GraphWriter:
                 "ids": self._ids,
             }
             manifest = self.folder / MANIFEST
-            manifest.write_bytes(_sealed(content))
+            manifest.write_bytes(_GRAPHS.seal(content))
             sync(manifest)
             stored = StoredGraph(self.folder)
             stored.check(verify=False)
             self._staging.publish()
         stored.path = self.path
         return stored
-
-    def _entry(self, name: str) -> dict[str, Any]:
-        file = self.folder / name
-        checksum = _native.xxh3_128_file(str(file))
-        return {"file": name, "bytes": file.stat().st_size, "xxh3_128": checksum}
 
 
 def write_graph(
