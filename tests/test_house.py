@@ -24,7 +24,7 @@ import mbflow
 import mbflow._native
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = {".rs", ".py", ".pyi", ".cu"}
+SOURCES = {".rs", ".py", ".pyi", ".cu", ".cpp", ".h"}
 TEXTS = SOURCES | {".toml", ".md", ".yaml", ".yml", ".json", ".j2", ".txt", ""}
 LONGEST = 600
 LEFT_OUT = {"target", "dist", "runs", "node_modules"}

@@ -36,13 +36,13 @@ const int CHUNK = 16;  // bytes that a lane loads
 
 // ---- Loads and stores -------------------------------------------------------------------------
 //
-// `row` and `load` say which load instruction of a warp it is; only the emulation asks.
+// `row` and `number` say which load instruction of a warp it is; only the emulation asks.
 
 #ifndef MBFLOW_EMULATE
 
 // The table does not change while a kernel runs, so that loads may take the read-only path.
 template <typename T>
-__device__ __forceinline__ T load(u64 address, i64 row, int load) {
+__device__ __forceinline__ T load(u64 address, i64 row, int number) {
     return __ldg(reinterpret_cast<const T*>(address));
 }
 
