@@ -72,16 +72,17 @@ class Memory:
 
 
 class Emulator:
-    """The library that the compiler made of `gather.cu`."""
+    """The library that the compiler makes of `gather.cu`, with more macros defined where given."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *defines: str) -> None:
         tests = Path(__file__).parent
         kernels = Path(gather_kernels.__file__).parent
         library = folder / "gather_emulation.so"
         subprocess.run(
             ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror",
              "-Wno-unknown-pragmas", "-Wno-unused-parameter", "-DMBFLOW_EMULATE",
-             f"-I{kernels}", f"-I{tests}", str(tests / "gather_emulation.cpp"), "-o", str(library)],
+             *(f"-D{define}" for define in defines), f"-I{kernels}", f"-I{tests}",
+             str(tests / "gather_emulation.cpp"), "-o", str(library)],
             check=True, capture_output=True, text=True,
         )  # fmt: skip
         self.library = ctypes.CDLL(str(library))

@@ -308,6 +308,23 @@ def test_offsets_beyond_32_bits(emulator):
     np.testing.assert_array_equal(out.bytes, table.bytes)
 
 
+@pytest.mark.parametrize("ahead", [1, 3, 4])
+@pytest.mark.parametrize("row_bytes", [12, 132, 2408])
+def test_any_number_of_loads_may_be_under_way(ahead, row_bytes, emulator, tmp_path):
+    changed = Emulator(tmp_path, f"MBFLOW_AHEAD={ahead}")
+    ids = np.arange(64)
+    table = Memory(ids.size * row_bytes, 4)
+    table.bytes[:] = np.random.default_rng(0).integers(0, 256, table.bytes.size)
+    found = []
+    for one in (emulator, changed):
+        out = Memory(table.bytes.size, 4)
+        recorded = copied(one, table, out, row_bytes, ids)
+        np.testing.assert_array_equal(out.bytes, table.bytes)
+        assert (recorded.writes == 1).all()
+        found.append(requests_of_rows(recorded, ids.size).tolist())
+    assert found[0] == found[1]
+
+
 def test_no_ids_and_no_rows(emulator):
     table, out = Memory(64, 0), Memory(192, 0, fill=1)
     nothing = copied(emulator, table, out, 64, np.zeros(0, np.int64))

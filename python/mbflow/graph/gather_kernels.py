@@ -135,7 +135,7 @@ def launch_shape(
 
     Example:
         >>> from mbflow.graph.gather_kernels import launch_shape
-        >>> [launch_shape(row_bytes, 1).lanes for row_bytes in (8, 64, 200, 2408)]
+        >>> [launch_shape(row_bytes, 1).lanes for row_bytes in (8, 64, 256, 2408)]
         [1, 4, 16, 32]
         >>> launch_shape(100, 1, dtype="int8", out_dtype="float16").kernel
         'gather_int8_to_float16'
