@@ -11,6 +11,7 @@ mod durations;
 mod enter;
 mod error;
 mod forest;
+mod gather;
 mod nearest;
 mod neighbour_graph;
 mod projection;
@@ -40,6 +41,8 @@ mod _native {
     #[pymodule_export]
     use crate::forest::forest_classes;
     #[pymodule_export]
+    use crate::gather::gather;
+    #[pymodule_export]
     use crate::nearest::nearest_rows;
     #[pymodule_export]
     use crate::neighbour_graph::neighbour_graph;
@@ -60,7 +63,7 @@ mod _native {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let modules = module.py().import("sys")?.getattr("modules")?;
-        for inner in ["attention", "csc", "durations", "sampling"] {
+        for inner in ["attention", "csc", "durations", "gather", "sampling"] {
             let name = format!("{}.{inner}", module.name()?);
             let inner = module.getattr(inner)?.cast_into::<PyModule>()?;
             inner.setattr("__name__", &name)?;

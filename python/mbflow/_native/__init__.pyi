@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
-from mbflow._native import attention, csc, durations, sampling
+from mbflow._native import attention, csc, durations, gather, sampling
 
 __version__: str
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "csc",
     "durations",
     "forest_classes",
+    "gather",
     "nearest_rows",
     "neighbour_graph",
     "num_threads",
