@@ -36,8 +36,7 @@ pub(super) trait Decode: Copy + Send + Sync {
         self.convert(from, out);
     }
 
-    /// Writes the values that some bytes hold, in one loop of unknown length: of a short one of known length the compiler
-    /// makes one value after the other.
+    /// Writes the values that some bytes hold.
     fn convert(self, from: &[u8], out: &mut [Self::Value]);
 }
 

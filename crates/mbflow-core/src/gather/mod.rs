@@ -2,8 +2,7 @@
 //!
 //! What a gather waits for is memory: a row lies anywhere in a table that no cache holds. So the lines of the rows to
 //! come are asked for while a row is copied, one line asked for with each line copied, and the rows after those are
-//! touched once, for their pages to be looked up in time. Conversion costs nothing beside: a narrower type is fewer
-//! lines.
+//! touched once, for their pages to be looked up in time.
 
 #![expect(
     clippy::inline_always,

@@ -7,8 +7,7 @@ use crate::simd::{Loops, prefetch};
 use crate::{Error, Exec, Simd};
 
 /// Bytes of the rows that are asked for ahead of the one that is copied, and how many rows that is at least and at most.
-/// Measured at rows of 64 to 2408 bytes: fewer rows than four come late, and the more there are, the sooner the first
-/// are gone again.
+/// At rows of 64 bytes 16 are better than 4; at 400 to 2408 bytes 2, 4 and 8 were the same within noise.
 const AHEAD_BYTES: usize = 2048;
 const LEAST_AHEAD: usize = 4;
 const MOST_AHEAD: usize = 16;
