@@ -15,7 +15,12 @@ from mbflow.dgl_compat import load_dgl
 from mbflow.errors import MissingExtraError, ResourceError
 
 ROOT = Path(__file__).parent.parent
-SECTIONS = ("Neighbour graphs", "Graphs and sampled neighbourhoods", "Graph neural networks")
+SECTIONS = (
+    "Neighbour graphs",
+    "Graphs and sampled neighbourhoods",
+    "Graph neural networks",
+    "Feature tables",
+)
 
 
 def _blocks() -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ Example:
 from __future__ import annotations
 
 from mbflow.graph.batches import Batches
+from mbflow.graph.features import FeatureStore
 from mbflow.graph.graph import Graph
 from mbflow.graph.hetero import HeteroGraph
 from mbflow.graph.ids import NodeIds
@@ -21,6 +22,7 @@ from mbflow.graph.walks import negative_edges, random_walks
 
 __all__ = [
     "Batches",
+    "FeatureStore",
     "Graph",
     "HeteroGraph",
     "HeteroSample",
